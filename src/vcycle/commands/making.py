@@ -1,0 +1,233 @@
+"""The commands that make something: data sets and operators."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vcycle import _check
+from vcycle._files import write_json
+from vcycle.commands.shared import RUN_FILE, Outcome, Say, open_data, read_pairs, read_shape
+
+if TYPE_CHECKING:
+    from vcycle.data import Dataset
+
+
+def demo(*, full: bool = False, out: str = "vcycle-demo", seed: int = 0, say: Say) -> Outcome:
+    """Generate, train, evaluate, certify and compare, on two families, and write a report.
+
+    Parameters
+    ----------
+    full
+        Use 64x64 instead of 32x32 cells.
+    out
+        Folder for the data, the operators and ``report.html``.
+    seed
+        Of data, weights and training.
+    """
+    from vcycle.demo import run_demo
+
+    result = run_demo(out, full=full, seed=_check.integer("seed", seed, 0), say=say)
+    return Outcome(f"Report: {result['report']}", result)
+
+
+def generate(
+    problem: Literal["darcy", "poisson", "helmholtz"],
+    *,
+    out: str,
+    num_samples: int = 1000,
+    shape: str = "32x32",
+    seed: int = 0,
+    rtol: float = 1e-8,
+    method: str = "auto",
+    order: str = "auto",
+    workers: int = 1,
+    chunk_size: int | None = None,
+    output_dtype: Literal["float64", "float32"] = "float64",
+    problem_args: list[str],
+) -> Outcome:
+    """Draw and solve samples of a PDE family into a Zarr store; the same command again resumes.
+
+    Parameters
+    ----------
+    problem
+        The PDE family.
+    out
+        The store to write.
+    num_samples
+        Number of samples.
+    shape
+        Cells per axis, such as 64, 32x32 or 16x16x16.
+    seed
+        Sample i depends on the seed and i only.
+    rtol
+        Largest true relative residual of a stored solution.
+    method
+        Solver: auto, direct, multigrid, cg, gmres or gcrodr.
+    order
+        Order of solution inside a chunk: given, nearest or auto.
+    workers
+        Chunks solved at the same time.
+    chunk_size
+        Samples per chunk.
+    output_dtype
+        Type of the stored solutions.
+    problem_args
+        Further arguments of the family, such as coefficient=lognormal.
+    """
+    from vcycle import data, recipes
+
+    built = recipes.build_problem(problem, read_shape(shape), read_pairs("problem_args", problem_args))
+    dataset = data.generate(
+        built,
+        num_samples=num_samples,
+        seed=seed,
+        out=out,
+        rtol=rtol,
+        method=method,
+        order=order,
+        workers=workers,
+        output_dtype=output_dtype,
+        chunk_size=chunk_size,
+    )
+    worst = float(max(dataset.solver["residual"]))
+    text = f"{len(dataset)} samples of {problem} on {shape} cells in {out}; largest true relative residual {worst:.1e}"
+    return Outcome(text, {"path": out, "num_samples": len(dataset), "largest_residual": worst})
+
+
+def check(data: str, *, others: list[str]) -> Outcome:
+    """Say what is wrong with a data set: NaN, constants, duplicates, leaks, residuals; status 1 if anything is.
+
+    Parameters
+    ----------
+    data
+        A data set.
+    others
+        Data sets that must share no sample with the first, such as the test set of a training set.
+    """
+    from vcycle.data import check as check_dataset
+
+    report = check_dataset(open_data(data), *(open_data(other) for other in others))
+    return Outcome(str(report), {"path": data, "ok": report.ok, **report.to_dict()}, status=0 if report.ok else 1)
+
+
+def convert(source: str, *, out: str) -> Outcome:
+    """Turn a data set of one format into another; the suffixes .zarr and .pt say which.
+
+    Parameters
+    ----------
+    source
+        The data set to read.
+    out
+        The data set to write.
+    """
+    from vcycle.data import FORMATS, detect_format
+
+    wanted = FORMATS[detect_format(out)]
+    dataset = open_data(source)
+    wanted.write(dataset, out)
+    return Outcome(
+        f"{len(dataset)} samples of {source} in {out} ({wanted.about})", {"path": out, "num_samples": len(dataset)}
+    )
+
+
+def train(
+    data: str | None = None,
+    *,
+    out: str,
+    config: str | None = None,
+    data_dir: str | None = None,
+    model: Literal["mgno", "fno"] = "mgno",
+    epochs: int = 50,
+    test: int = 0,
+    validation: int = 0,
+    seed: int | None = None,
+    model_args: list[str],
+    fit_args: list[str],
+    say: Say,
+) -> Outcome:
+    """Train an operator on a data set, or do what a recipe says.
+
+    Parameters
+    ----------
+    data
+        The data set; none with --config.
+    out
+        Folder for the operator.
+    config
+        A recipe file: data, model and training, and the number that must come out.
+    data_dir
+        Where the recipe's data files lie.
+    model
+        The model.
+    epochs
+        Passes over the training samples.
+    test
+        Samples kept back; evaluate uses them.
+    validation
+        Samples that training watches but does not learn from.
+    seed
+        Of split, weights and shuffling; with --config the one seed to run instead of the recipe's.
+    model_args
+        Further arguments of the model, such as levels=4 width=24.
+    fit_args
+        Further arguments of the training, such as loss=l2 batch_size=16 learning_rate=0.002.
+    """
+    from vcycle import recipes
+
+    if config is not None:
+        if data is not None:
+            raise ValueError(f"`data` must not be given with --config: the recipe says it. Got {data}.")
+        result = recipes.run_recipe(config, out, data_dir=data_dir, seed=seed, say=say)
+        return Outcome(_recipe_text(result, out), result, status=0 if result["reached"] else 1)
+    if data is None:
+        raise ValueError("`data` must be given, or a recipe with --config.")
+    extra = {"model_args": read_pairs("model_args", model_args), "fit_args": read_pairs("fit_args", fit_args)}
+    return _train(open_data(data), data, out, _Training(model, epochs, test, validation, seed or 0, **extra))
+
+
+@dataclass(frozen=True)
+class _Training:
+    model: str
+    epochs: int
+    test: int
+    validation: int
+    seed: int
+    model_args: dict[str, Any]
+    fit_args: dict[str, Any]
+
+
+def _train(dataset: "Dataset", path: str, out: str, asked: _Training) -> Outcome:
+    from vcycle import recipes
+    from vcycle.training import fit
+
+    seen, kept = _parts(dataset, asked)
+    network = recipes.build_model(asked.model, seen, asked.model_args, seed=asked.seed)
+    settings = {"epochs": asked.epochs, "validation": kept, "seed": asked.seed, "out": out, "resume": True}
+    operator = fit(network, seen, **(recipes.fit_arguments(asked.fit_args) | settings))
+    ids = sorted(int(i) for part in (seen, kept) if part is not None for i in part.sample_id)
+    write_json(Path(out) / RUN_FILE, {"data": path, "fingerprint": dataset.fingerprint(), "trained_on": ids})
+    left = len(dataset) - len(ids)
+    trained = f"{asked.model} trained on {len(seen)} samples for {asked.epochs} epochs"
+    text = f"{trained}: {out}; {left} samples of {path} are unseen"
+    return Outcome(text, {"path": out, "trained_on": len(ids), "unseen": left, "metrics": dict(operator.metrics)})
+
+
+def _parts(dataset: "Dataset", asked: _Training) -> "tuple[Dataset, Dataset | None]":
+    _check.integer("test", asked.test, 0)
+    _check.integer("validation", asked.validation, 0)
+    if asked.test + asked.validation >= len(dataset):
+        given = f"{asked.test} and {asked.validation} of {len(dataset)}"
+        raise ValueError(f"`test` and `validation` must leave samples to train on. Got {given}.")
+    if asked.test == asked.validation == 0:
+        return dataset, None
+    parts = dataset.split(test=asked.test, validation=asked.validation, seed=asked.seed)
+    return (parts[0], parts[1]) if asked.validation else (parts[0], None)
+
+
+def _recipe_text(result: Mapping[str, Any], out: str) -> str:
+    verdict = "reached" if result["reached"] else "NOT reached"
+    seconds = max(run["cpu_seconds"] for run in result["runs"])
+    got = f"{result['metric']} {result['mean']:.4f}, mean of {len(result['runs'])} seeds"
+    wanted = f"expected at most {result['expected']}: {verdict}"
+    return f"{result['recipe']}: {got}; {wanted}. At most {seconds:.0f} CPU-seconds per seed. Everything is in {out}"

@@ -1,0 +1,226 @@
+"""The commands that use what was made: measure, predict, bound, compare, describe."""
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vcycle import __version__
+from vcycle._files import whole, write_json
+from vcycle.commands.shared import Outcome, check_suffix, load_operator, open_data, problem_of, read_npy, unseen
+from vcycle.errors import DataError
+
+if TYPE_CHECKING:
+    from vcycle.data import Dataset
+    from vcycle.training import TrainedOperator
+
+
+def evaluate(operator: str, data: str, *, with_training: bool = False) -> Outcome:
+    """Measure an operator on the samples of a data set that it was not trained on.
+
+    Parameters
+    ----------
+    operator
+        Folder of a trained operator.
+    data
+        A data set.
+    with_training
+        Also use samples that the operator was trained on.
+    """
+    from vcycle.evaluation import evaluate as measure
+
+    trained, dataset = load_operator(operator), open_data(data)
+    chosen = dataset if with_training else unseen(operator, dataset, data)
+    measured = measure(trained, chosen)
+    head = f"{operator} on {len(chosen)} of {len(dataset)} samples of {data}"
+    return Outcome(f"{head}\n{measured}", measured.to_dict())
+
+
+def predict(operator: str, data: str, *, out: str) -> Outcome:
+    """Predict outputs, in physical units, into a NumPy file.
+
+    Parameters
+    ----------
+    operator
+        Folder of a trained operator.
+    data
+        A NumPy file of inputs (sample, channel, *space), or a data set.
+    out
+        The file to write, ending in .npy: outputs (sample, channel, *space).
+    """
+    import numpy as np
+
+    from vcycle.training import predict as predict_outputs
+
+    check_suffix("out", out, ".npy")
+    trained = load_operator(operator)
+    inputs = read_npy(data) if Path(data).suffix == ".npy" else open_data(data).inputs
+    outputs = predict_outputs(trained, inputs).numpy()
+    with whole(out) as partial:
+        np.save(partial, outputs)
+    text = f"{len(outputs)} predictions of shape {outputs.shape[1:]} in {out}"
+    return Outcome(text, {"path": out, "shape": list(outputs.shape)})
+
+
+def certify(
+    operator: str,
+    data: str,
+    *,
+    steps: int = 0,
+    discretisation: bool = False,
+    polish: str | None = None,
+    rtol: float = 1e-8,
+    with_training: bool = False,
+    out: str | None = None,
+) -> Outcome:
+    """Bracket the energy-norm error of an operator's predictions; no true solution is used.
+
+    Parameters
+    ----------
+    operator
+        Folder of a trained operator.
+    data
+        A data set of a problem with symmetric positive definite matrices.
+    steps
+        Steps of multigrid-preconditioned conjugate gradients; more steps narrow the interval.
+    discretisation
+        Also compare with a grid twice as fine.
+    polish
+        Also continue to solver accuracy, and write that to this file, ending in .npy.
+    rtol
+        Relative residual of the polished predictions.
+    with_training
+        Also use samples that the operator was trained on.
+    out
+        A JSON file for the bounds of each sample.
+    """
+    import numpy as np
+
+    from vcycle.evaluation import certify as bracket
+
+    if polish is not None:
+        check_suffix("polish", polish, ".npy")
+    trained, dataset = load_operator(operator), open_data(data)
+    chosen = dataset if with_training else unseen(operator, dataset, data)
+    problem = problem_of(chosen, data)
+    prediction = trained.predict(chosen.inputs)
+    settings = {"steps": steps, "discretisation": discretisation, "polish": polish is not None, "rtol": rtol}
+    certificate = bracket(problem, chosen.inputs, prediction, **settings)  # type: ignore[arg-type]
+    result = certificate.to_dict() | {"sample_id": [int(i) for i in chosen.sample_id]}
+    if out is not None:
+        write_json(out, result)
+    if polish is not None and certificate.polished is not None:
+        with whole(polish) as partial:
+            np.save(partial, certificate.polished.numpy())
+    return Outcome(str(certificate), result)
+
+
+def benchmark(operator: str, data: str, *, with_training: bool = False, out: str | None = None) -> Outcome:
+    """Compare an operator with classical solvers on this machine, by error and by time.
+
+    Parameters
+    ----------
+    operator
+        Folder of a trained operator.
+    data
+        A data set of the family that the operator was trained on.
+    with_training
+        Also use samples that the operator was trained on.
+    out
+        A JSON file for the table.
+    """
+    from vcycle.evaluation import benchmark as compare
+
+    trained, dataset = load_operator(operator), open_data(data)
+    chosen = dataset if with_training else unseen(operator, dataset, data)
+    table = compare(problem_of(chosen, data), trained, chosen)
+    if out is not None:
+        write_json(out, table.to_dict())
+    return Outcome(str(table), table.to_dict())
+
+
+def export(operator: str, *, out: str) -> Outcome:
+    """Write an operator as a program that PyTorch runs without vcycle, physical units in and out.
+
+    Parameters
+    ----------
+    operator
+        Folder of a trained operator.
+    out
+        The file to write, ending in .pt2; read it with torch.export.load.
+    """
+    from vcycle.training.export import export_operator
+
+    check_suffix("out", out, ".pt2")
+    trained = load_operator(operator)
+    export_operator(trained, out)
+    shape = ["sample", len(trained.input_fields), *trained.grid.shape]
+    return Outcome(
+        f"{out}: inputs {tuple(shape)}, float32; torch.export.load reads it", {"path": out, "input_shape": shape}
+    )
+
+
+def info(path: str | None = None) -> Outcome:
+    """Describe a data set, a trained operator, or without a path this installation.
+
+    Parameters
+    ----------
+    path
+        A data set or the folder of an operator.
+    """
+    if path is None:
+        description = _describe_installation()
+    elif not Path(path).exists():
+        raise DataError(f"{path} does not exist.")
+    elif (Path(path) / "zarr.json").exists():
+        description = _describe_dataset(open_data(path))
+    else:
+        description = _describe_operator(load_operator(path))
+    width = max(len(key) for key in description)
+    return Outcome("\n".join(f"{key:<{width}}  {_short(value)}" for key, value in description.items()), description)
+
+
+def _describe_installation() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    packages = ("torch", "numpy", "scipy", "numba", "zarr", "lightning")
+    found = {name: version(name) for name in packages}
+    return {"vcycle": __version__, "python": platform.python_version(), **found, "machine": platform.platform()}
+
+
+def _describe_dataset(dataset: "Dataset") -> dict[str, Any]:
+    problem = None if dataset.problem is None else dataset.problem.config()
+    return {
+        "kind": "data set",
+        "samples": len(dataset),
+        "inputs": [f"{f.name} [{f.unit}]" for f in dataset.input_fields],
+        "outputs": [f"{f.name} [{f.unit}]" for f in dataset.output_fields],
+        "grid": dataset.grid.to_dict(),
+        "boundary": str(dataset.boundary),
+        "problem": problem,
+        "fingerprint": dataset.fingerprint(),
+    }
+
+
+def _describe_operator(trained: "TrainedOperator") -> dict[str, Any]:
+    network: Any = trained.network
+    weights = sum(p.numel() for p in network.parameters())
+    return {
+        "kind": "trained operator",
+        "model": type(network).__name__,
+        "weights": weights,
+        "arguments": network.config(),
+        "inputs": [f"{f.name} [{f.unit}]" for f in trained.input_fields],
+        "outputs": [f"{f.name} [{f.unit}]" for f in trained.output_fields],
+        "grid": trained.grid.to_dict(),
+        "boundary": str(trained.boundary),
+        "metrics": dict(trained.metrics),
+    }
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={_short(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_short(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

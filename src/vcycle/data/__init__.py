@@ -1,0 +1,19 @@
+"""Datasets: generate, keep, divide, check, import and export."""
+
+from vcycle.data.convert import FORMATS, detect_format, read_neuraloperator, write_neuraloperator
+from vcycle.data.dataset import Dataset, Window
+from vcycle.data.generate import generate
+from vcycle.data.validate import Finding, Report, check
+
+__all__ = [
+    "FORMATS",
+    "Dataset",
+    "Finding",
+    "Report",
+    "Window",
+    "check",
+    "detect_format",
+    "generate",
+    "read_neuraloperator",
+    "write_neuraloperator",
+]

@@ -1,0 +1,97 @@
+"""A person's own arrays as fields with names, checked."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from vcycle import _check
+from vcycle.boundary import Boundary
+from vcycle.data.schema import SAMPLE_ID, STORED_DTYPES, ArraySpec, Schema, versions
+from vcycle.grid import Grid
+from vcycle.problems.problem import FieldInfo
+
+Values = np.ndarray | Tensor
+
+
+def own_arrays(
+    inputs: Values,
+    outputs: Values,
+    *,
+    grid: Grid | None,
+    boundary: "Boundary | str | Sequence[object]",
+    names: Mapping[str, Sequence[str] | None],
+    parameters: Mapping[str, Values],
+) -> tuple[Schema, dict[str, np.ndarray], tuple[ArraySpec, ...]]:
+    """Return schema, arrays and their description; see :meth:`vcycle.data.Dataset.from_arrays`.
+
+    Raises
+    ------
+    ValueError
+        If shapes, sizes or names do not fit.
+    TypeError
+        If the values are not real numbers.
+    """
+    x, y = _own_array("inputs", inputs, grid), _own_array("outputs", outputs, grid)
+    grid = Grid(x.shape[2:]) if grid is None else grid
+    _check.shape("inputs", x.shape, (None, None, *grid.shape), "sample, channel and the grid's axes")
+    _check.shape(
+        "outputs", y.shape, (len(x), None, *grid.shape), "the samples of `inputs`, channel and the grid's axes"
+    )
+    in_fields, in_arrays = _named_fields("input", names["input"], x)
+    out_fields, out_arrays = _named_fields("output", names["output"], y)
+    for info in out_fields:
+        if info in in_fields:
+            raise ValueError(f"`output_names` must not repeat a name of the inputs. Got {info.name!r}.")
+    scalars = {f"parameter_{name}": _scalars(name, values, len(x)) for name, values in parameters.items()}
+    arrays = {**in_arrays, **out_arrays, **scalars}
+    schema = Schema(
+        grid,
+        Boundary.on(grid, boundary),
+        in_fields,
+        out_fields,
+        tuple(parameters),
+        call={"function": "from_arrays"},
+        versions=versions(),
+    )
+    specs = schema.field_specs(dtypes={name: str(values.dtype) for name, values in arrays.items()})
+    return schema, {**arrays, SAMPLE_ID.name: np.arange(len(x))}, (*specs, SAMPLE_ID)
+
+
+def _own_array(name: str, values: "np.ndarray | Tensor", grid: Grid | None) -> np.ndarray:
+    """Return a copy as float32 or float64 with a channel axis."""
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"`{name}` must be real numbers; give real and imaginary part as two channels. Got {array.dtype}."
+        )
+    array = array.astype(array.dtype if str(array.dtype) in STORED_DTYPES else np.float64)  # a copy
+    if grid is not None and array.ndim == grid.num_axes + 1:
+        array = array[:, np.newaxis]
+    if not 3 <= array.ndim <= 5 or 0 in array.shape:
+        raise ValueError(
+            f"`{name}` must have shape (sample, channel, *space), 1 to 3 axes of space, none of them empty. "
+            f"Got {array.shape}."
+        )
+    return array
+
+
+def _named_fields(
+    role: str, names: Sequence[str] | None, array: np.ndarray
+) -> tuple[tuple[FieldInfo, ...], dict[str, np.ndarray]]:
+    channels = array.shape[1]
+    if names is None:
+        return (FieldInfo(role, components=channels),), {f"{role}_{role}": array}
+    if isinstance(names, str) or len(names) != channels or len(set(names)) != channels:
+        raise ValueError(f"`{role}_names` must be {channels} different names, one per channel. Got {names!r}.")
+    for name in names:
+        if not name.isidentifier():
+            raise ValueError(f"`{role}_names` must be words of letters, digits and _. Got {name!r}.")
+    parts = {f"{role}_{name}": np.ascontiguousarray(array[:, k : k + 1]) for k, name in enumerate(names)}
+    return tuple(FieldInfo(name) for name in names), parts
+
+
+def _scalars(name: str, values: "np.ndarray | Tensor", num: int) -> np.ndarray:
+    array = np.array(values, np.float64)
+    _check.shape(f"parameters[{name!r}]", array.shape, (num,), "one number per sample")
+    return array

@@ -1,0 +1,154 @@
+"""Import and export of other layouts; :data:`FORMATS` lists them."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vcycle import _files
+from vcycle.data.dataset import Dataset
+from vcycle.data.store import writing
+from vcycle.errors import DataError
+from vcycle.grid import Grid
+
+
+@dataclass(frozen=True)
+class Format:
+    """One layout of data on disk.
+
+    Parameters
+    ----------
+    suffixes
+        How names of such files end, with the dot.
+    about
+        What it is, in a few words.
+    read
+        Path to dataset.
+    write
+        Dataset and path to a file.
+    """
+
+    suffixes: tuple[str, ...]
+    about: str
+    read: Callable[[str | Path], Dataset]
+    write: Callable[[Dataset, str | Path], Any]
+
+
+def read_neuraloperator(path: str | Path) -> Dataset:
+    """Read the ``.pt`` layout of neuraloperator's Darcy data.
+
+    The file is a dictionary saved by torch: ``x`` ``(sample, r, r)``, the two-phase coefficient reduced to a boolean
+    (False and True become 0 and 1), and ``y`` ``(sample, r, r)``, the solution, float32. Only tensors are read: a
+    file with other pickled objects is refused.
+
+    The grid starts on the boundary and stops one spacing short of the far side of the unit square: point i lies at i
+    / r. That is a vertex grid over ``(r - 1) / r`` of the square, so that files of several resolutions have the same
+    coordinates where they have common points. The unknown vanishes on the low faces and one spacing beyond the high
+    ones, which is where padding looks; hence ``"dirichlet"`` all around. The problem is left unknown: the
+    coefficient's values are not in the file, nor is the discretisation ours, so residuals cannot be checked.
+
+    Returns
+    -------
+    Dataset
+        ``input_coefficient`` (0 or 1) and ``output_solution``, one component each, on 1 to 3 axes.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is not of this layout, or holds pickled objects.
+    """
+    path = Path(path)
+    content = _load_tensors(path)
+    x, y = (_tensor(path, content, key) for key in ("x", "y"))
+    if x.shape != y.shape or not 2 <= x.ndim <= 4 or 0 in x.shape or min(x.shape[1:]) < 2:
+        got = f"x {tuple(x.shape)} and y {tuple(y.shape)}"
+        raise DataError(
+            f"{path} must hold x and y of the same shape (sample, *space). Got {got}. Convert it to that layout."
+        )
+    grid = Grid(tuple(x.shape[1:]), tuple((n - 1) / n for n in x.shape[1:]), "vertex")
+    return Dataset.from_arrays(
+        x, y, grid=grid, boundary="dirichlet", input_names=["coefficient"], output_names=["solution"]
+    )
+
+
+def write_neuraloperator(dataset: Dataset, path: str | Path) -> None:
+    """Write the layout that :func:`read_neuraloperator` reads; the file appears whole or not at all.
+
+    Values keep their stored type; an input of zeros and ones is written as boolean. Grid, boundary, names and
+    residuals have no place in the layout and are lost.
+
+    Raises
+    ------
+    ValueError
+        If the dataset has not one input and one output channel.
+    DataError
+        If the file cannot be written.
+    """
+    fields = (*dataset.input_fields, *dataset.output_fields)
+    if len(fields) != 2 or any(info.components != 1 or info.face is not None for info in fields):
+        names = ", ".join(info.name for info in fields)
+        raise ValueError(
+            f"`dataset` must have one input and one output channel on the grid for this layout. Got {names}."
+        )
+    x, y = (torch.from_numpy(dataset.stored(info.name)[:, 0].copy()) for info in fields)
+    is_boolean = bool(((x == 0) | (x == 1)).all())
+    with writing(Path(path)), _files.whole(path) as partial:
+        torch.save({"x": x.bool() if is_boolean else x, "y": y}, partial)
+
+
+def _load_tensors(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist. Correct the path.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = "is not a file of tensors: it is damaged or holds pickled objects, which are never run"
+        raise DataError(f"{path} {reason}. Save a dictionary of tensors with torch.save.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} cannot be read as a file of tensors ({first}). Fetch it again.") from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{path} must hold a dictionary with x and y. Got {type(content).__name__}. Convert it to that layout."
+        )
+    return content
+
+
+def _tensor(path: Path, content: dict[str, Any], key: str) -> Tensor:
+    if not isinstance(content.get(key), Tensor) or content[key].is_complex():
+        keys = ", ".join(map(str, content)) or "nothing"
+        raise DataError(f"{path} must hold a real tensor {key!r}. It holds {keys}. Convert it to the layout x, y.")
+    return content[key]
+
+
+def _write_zarr(dataset: Dataset, path: str | Path) -> None:
+    dataset.save(path)
+
+
+FORMATS: dict[str, Format] = {
+    "zarr": Format((".zarr",), "vcycle's own store", Dataset.open, _write_zarr),
+    "neuraloperator": Format((".pt",), "neuraloperator's Darcy data", read_neuraloperator, write_neuraloperator),
+}
+"""Layouts by name; ``vcycle convert`` and recipes know those that are listed here."""
+
+
+def detect_format(path: str | Path) -> str:
+    """Return the name in :data:`FORMATS` that a path's suffix stands for; a folder with ``zarr.json`` is ``"zarr"``.
+
+    Raises
+    ------
+    ValueError
+        If no layout has this suffix.
+    """
+    path = Path(path)
+    if (path / "zarr.json").is_file():
+        return "zarr"
+    found = [name for name, known in FORMATS.items() if path.suffix in known.suffixes]
+    if not found:
+        known = ", ".join(suffix for entry in FORMATS.values() for suffix in entry.suffixes)
+        raise ValueError(f"`path` must end in one of {known}. Got {path.name!r}.")
+    return found[0]

@@ -1,0 +1,211 @@
+"""What a dataset is about, apart from its numbers: fields, grid, boundary, and the call that made it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from vcycle import __version__
+from vcycle.boundary import Boundary
+from vcycle.grid import Grid
+from vcycle.problems.problem import FieldInfo, Problem
+
+FORMAT = 1
+"""Version of the layout on disk; raised when older readers would misread it."""
+
+STORED_DTYPES = ("float64", "float32")
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a dataset; the first axis is the sample.
+
+    Parameters
+    ----------
+    name
+        ``input_<field>``, ``output_<field>``, ``parameter_<name>``, ``sample_id``, ``solver_*``, ``stored_residual``,
+        ``timing_*``.
+    shape
+        Shape of one sample.
+    dtype
+        ``"float64"``, ``"float32"`` or ``"int64"``.
+    dimensions
+        Names of the axes after the sample's.
+    unit
+        ``"1"`` is dimensionless.
+    about
+        What the numbers are.
+    """
+
+    name: str
+    shape: tuple[int, ...] = ()
+    dtype: str = "float64"
+    dimensions: tuple[str, ...] = ()
+    unit: str = "1"
+    about: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes per sample."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    @property
+    def varies(self) -> bool:
+        """Whether the values differ from run to run: times do, everything else is fixed by the call."""
+        return self.name.startswith("timing_")
+
+
+SAMPLE_ID = ArraySpec(
+    "sample_id", dtype="int64", about="number of the sample: it draws from SeedSequence(seed, spawn_key=(sample_id,))"
+)
+RESIDUAL = ArraySpec("solver_residual", about="true relative residual |b - A u| / |b| of the float64 solution")
+STORED_RESIDUAL = ArraySpec("stored_residual", about="true relative residual of the outputs as stored, rounded")
+ITERATIONS = ArraySpec("solver_iterations", dtype="int64", about="steps of the iterative solver; 0 for a direct one")
+TIMING_SOLVE = ArraySpec("timing_solve", unit="s", about="wall-clock time of the solve")
+TIMING_SAMPLE = ArraySpec(
+    "timing_sample", unit="s", about="wall-clock time of drawing and discretising, divided evenly in a chunk"
+)
+
+SOLVER_ARRAYS = {
+    "residual": RESIDUAL,
+    "iterations": ITERATIONS,
+    "seconds": TIMING_SOLVE,
+    "stored_residual": STORED_RESIDUAL,
+    "sampling_seconds": TIMING_SAMPLE,
+}
+"""Key in ``Dataset.solver`` -> array on disk."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Fields and origin of a dataset.
+
+    Parameters
+    ----------
+    grid, boundary
+        Where the values live, and what the unknown does at the outer faces.
+    inputs, outputs
+        The fields, in the order of the stacked views.
+    parameters
+        Names of the scalars ``parameter_<name>``.
+    problem
+        ``{"name": ..., **Problem.config()}``, or ``None`` where the problem is not known.
+    seed
+        Seed of the draws, where there were any.
+    call
+        What made the data: for generated ones the arguments that their bytes depend on.
+    versions
+        Versions of the packages that the bytes depend on.
+    """
+
+    grid: Grid
+    boundary: Boundary
+    inputs: tuple[FieldInfo, ...]
+    outputs: tuple[FieldInfo, ...]
+    parameters: tuple[str, ...] = ()
+    problem: Mapping[str, Any] | None = None
+    seed: int | None = None
+    call: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, problem: Problem, *, seed: int, call: Mapping[str, Any]) -> "Schema":
+        """Return the schema of data drawn from a problem."""
+        config = {"name": problem.name, **problem.config()}
+        return cls(
+            problem.grid, problem.boundary, problem.input_fields, problem.outputs, (), config, seed, call, versions()
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description: the attributes of a store."""
+        content = {
+            "format": FORMAT,
+            "problem": self.problem,
+            "grid": self.grid.to_dict(),
+            "boundary": self.boundary.to_list(),
+            "inputs": [asdict(info) for info in self.inputs],
+            "outputs": [asdict(info) for info in self.outputs],
+            "parameters": list(self.parameters),
+            "seed": self.seed,
+            "call": self.call,
+            "versions": dict(self.versions),
+        }
+        return json.loads(json.dumps(content))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Schema":
+        """Undo :meth:`to_dict`.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If the description is not one.
+        """
+        grid = Grid(**content["grid"])
+        inputs, outputs = (tuple(FieldInfo(**info) for info in content[key]) for key in ("inputs", "outputs"))
+        boundary, parameters = Boundary.of(content["boundary"], grid.num_axes), tuple(content["parameters"])
+        return cls(
+            grid,
+            boundary,
+            inputs,
+            outputs,
+            parameters,
+            content["problem"],
+            content["seed"],
+            content["call"],
+            content["versions"],
+        )
+
+    def field_specs(self, *, dtypes: Mapping[str, str]) -> tuple[ArraySpec, ...]:
+        """Return the arrays of all fields and parameters; ``dtypes`` gives stored types by the arrays' names."""
+        pairs = [("input", info) for info in self.inputs] + [("output", info) for info in self.outputs]
+        specs = []
+        for role, info in pairs:
+            shape = (info.components, *info.space_shape(self.grid))
+            space = tuple(name for name in self.grid.axis_names if info.face is None or name != info.face[0])
+            # one dimension name has one size in the whole store, or xarray refuses it
+            component = "component" if info.components == 1 else f"component_{info.components}"
+            name = f"{role}_{info.name}"
+            about = f"{role} field" if info.face is None else f"{role} field on the face {info.face}"
+            specs.append(ArraySpec(name, shape, dtypes[name], (component, *space), info.unit, about))
+        scalars = [f"parameter_{name}" for name in self.parameters]
+        return (*specs, *(ArraySpec(name, dtype=dtypes[name], about="scalar parameter") for name in scalars))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the bytes of generated data depend on."""
+    packages = ("numpy", "scipy", "numba", "torch", "zarr")
+    return {"vcycle": __version__, **{name: metadata.version(name) for name in packages}}
+
+
+def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Return one phrase per entry in which two descriptions differ, nested entries by their path."""
+    flat_there, flat_asked = dict(_flat(there)), dict(_flat(asked))
+    keys = [*flat_there, *(key for key in flat_asked if key not in flat_there)]
+    absent = "nothing"
+    pairs = [(key, flat_there.get(key, absent), flat_asked.get(key, absent)) for key in keys]
+    return [f"{key}: {_short(old)} there, {_short(new)} asked" for key, old, new in pairs if old != new]
+
+
+def _flat(content: Any, path: str = "") -> list[tuple[str, Any]]:
+    if isinstance(content, Mapping) and content:
+        parts = [_flat(value, f"{path}.{key}" if path else str(key)) for key, value in content.items()]
+        return [pair for part in parts for pair in part]
+    return [(path, content)]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def channel_names(fields: Sequence[FieldInfo]) -> list[str]:
+    """Return one name per channel of a stacked view: the field's, numbered where it has several components."""
+    return [
+        info.name if info.components == 1 else f"{info.name}[{component}]"
+        for info in fields
+        for component in range(info.components)
+    ]

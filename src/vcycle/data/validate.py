@@ -1,0 +1,245 @@
+"""Say what is wrong with a dataset before anyone learns from it."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from vcycle.data.dataset import ROWS_AT_A_TIME, Dataset
+from vcycle.data.schema import RESIDUAL, STORED_RESIDUAL, channel_names
+from vcycle.data.store import Store
+from vcycle.problems.problem import Problem
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+OUTLIER_DISTANCE = 8.0
+"""Robust standard deviations of log |field| beyond which a sample is called an outlier."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong or strange.
+
+    Parameters
+    ----------
+    severity
+        ``"error"``: do not use the data as they are. ``"warning"``: probably not what you want. ``"note"``: good to
+        know.
+    where
+        The array, or ``"samples"``.
+    message
+        One sentence.
+    """
+
+    severity: Severity
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.severity:<8} {self.where}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`check` found; printing it gives one line per finding.
+
+    Parameters
+    ----------
+    title
+        The dataset in a line.
+    findings
+        Errors first.
+    """
+
+    title: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error; warnings and notes may be there."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def count(self, severity: Severity) -> int:
+        """Return the number of findings of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        return {"title": self.title, "ok": self.ok, "findings": [asdict(finding) for finding in self.findings]}
+
+    def __str__(self) -> str:
+        verdict = "usable" if self.ok else "not usable as it is"
+        counts = ", ".join(f"{self.count(s)} {s}{'' if self.count(s) == 1 else 's'}" for s in SEVERITIES)
+        return "\n".join([self.title, *map(str, self.findings), f"{verdict}: {counts}"])
+
+
+def check(dataset: Dataset, *others: Dataset) -> Report:
+    """Look for what spoils learning: NaN, constant channels, duplicates, leaks, unsolved samples, damaged files.
+
+    Residuals are recomputed from the stored arrays through the problem, where it is known.
+
+    Parameters
+    ----------
+    dataset
+        The data.
+    others
+        Other parts of the same data, such as the test set: a sample in more than one part is a leak.
+
+    Returns
+    -------
+    Report
+        ``ok`` if there is no error.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be read at all.
+    """
+    scan = _Scan(dataset)
+    findings = [*scan.findings(), *_damage(dataset), *_duplicates(scan.keys, dataset), *_residuals(dataset, scan)]
+    for number, other in enumerate(others, start=1):
+        shared = len(set(scan.keys) & set(_Scan(other).keys))
+        if shared:
+            findings.append(Finding("error", "samples", f"{shared} inputs are also in part {number + 1}: a leak"))
+    if not findings:
+        findings.append(Finding("note", "samples", "nothing found"))
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Report(repr(dataset).splitlines()[0], tuple(findings))
+
+
+class _Scan:
+    """One pass over all fields: statistics per channel, a key per sample's inputs, a size per sample and field."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.fields = (*dataset.schema.inputs, *dataset.schema.outputs)
+        self.names = {info.name: role for role in ("input", "output") for info in getattr(dataset.schema, f"{role}s")}
+        self.keys: list[bytes] = []
+        self.answers: list[bytes] = []
+        self.finite = {name: np.ones(len(dataset), bool) for name in self.names}
+        self.sizes = {name: np.zeros(len(dataset)) for name in self.names}
+        self.lowest = {info.name: np.full(info.components, np.inf) for info in self.fields}
+        self.highest = {info.name: np.full(info.components, -np.inf) for info in self.fields}
+        for start in range(0, len(dataset), ROWS_AT_A_TIME):
+            self._take(slice(start, min(start + ROWS_AT_A_TIME, len(dataset))))
+
+    def _take(self, rows: slice) -> None:
+        num = rows.stop - rows.start
+        digests = {role: [hashlib.blake2b(digest_size=16) for _ in range(num)] for role in ("input", "output")}
+        for name, role in self.names.items():
+            values = self.dataset.field(name, rows).numpy() + 0.0  # -0.0 becomes 0.0: equal values, equal bytes
+            for digest, sample in zip(digests[role], values, strict=True):
+                digest.update(np.ascontiguousarray(sample).data)
+            flat = values.reshape(num, values.shape[1], -1)
+            self.finite[name][rows] = np.isfinite(flat).all(axis=(1, 2))
+            self.sizes[name][rows] = np.sqrt(np.mean(flat**2, axis=(1, 2)))
+            self.lowest[name] = np.minimum(self.lowest[name], flat.min(axis=(0, 2)))
+            self.highest[name] = np.maximum(self.highest[name], flat.max(axis=(0, 2)))
+        for name in self.dataset.parameter_names:
+            for digest, value in zip(digests["input"], self.dataset.array(f"parameter_{name}", rows), strict=True):
+                digest.update(value.tobytes())
+        self.keys += [digest.digest() for digest in digests["input"]]
+        self.answers += [digest.digest() for digest in digests["output"]]
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield what one pass can see: values that are not finite, constant channels, outliers."""
+        for info in self.fields:
+            where = f"{self.names[info.name]}_{info.name}"
+            wrong = np.flatnonzero(~self.finite[info.name])
+            if len(wrong):
+                yield Finding("error", where, f"NaN or infinity in {self._samples(wrong)}")
+                continue
+            for channel, low, high in zip(
+                channel_names([info]), self.lowest[info.name], self.highest[info.name], strict=True
+            ):
+                if low == high:
+                    yield Finding(
+                        "warning", where, f"{channel} is {low:.6g} everywhere: a constant channel teaches nothing"
+                    )
+            strange = _outliers(self.sizes[info.name])
+            if len(strange):
+                yield Finding("warning", where, f"magnitude far from all others in {self._samples(strange)}")
+
+    def _samples(self, rows: np.ndarray) -> str:
+        return _samples(self.dataset, rows)
+
+
+def _samples(dataset: Dataset, rows: "np.ndarray | Sequence[int]") -> str:
+    ids = dataset.sample_id[torch.as_tensor(np.asarray(rows))].tolist()
+    shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+    return f"{len(ids)} sample{'' if len(ids) == 1 else 's'} (sample_id {shown})"
+
+
+def _outliers(sizes: np.ndarray) -> np.ndarray:
+    """Return rows whose size is far from the median, in robust standard deviations of the logarithm."""
+    logs = np.log(np.maximum(sizes, np.finfo(float).tiny))
+    distance = np.abs(logs - np.median(logs)) if len(logs) else logs
+    spread = 1.4826 * np.median(distance) if len(logs) else 0.0  # of a normal distribution
+    return np.flatnonzero(distance > OUTLIER_DISTANCE * max(spread, 0.05))  # 5 %: equal sizes are no reason to suspect
+
+
+def _damage(dataset: Dataset) -> Iterator[Finding]:
+    if dataset.path is None:
+        return
+    store = Store.open(dataset.path)
+    store.require_complete()
+    for chunk in range(store.num_chunks):
+        name = store.altered(chunk)
+        if name:
+            yield Finding(
+                "error", name, f"the bytes of chunk {chunk} are not those that were written: the file is damaged"
+            )
+
+
+def _duplicates(keys: list[bytes], dataset: Dataset) -> Iterator[Finding]:
+    repeated = {key for key, count in Counter(keys).items() if count > 1}
+    if repeated:
+        rows = [row for row, key in enumerate(keys) if key in repeated]
+        extra = len(rows) - len(repeated)
+        text = f"{extra} input{'' if extra == 1 else 's'} repeated among {_samples(dataset, rows)}"
+        yield Finding("warning", "samples", f"{text}: a random split would leak")
+    if len(set(dataset.sample_id.tolist())) < len(dataset):
+        yield Finding("warning", "sample_id", "the same number stands for several rows")
+
+
+def _residuals(dataset: Dataset, scan: _Scan) -> Iterator[Finding]:
+    rtol = (dataset.schema.call or {}).get("rtol")
+    recorded = dataset.solver.get("residual")
+    if recorded is not None and rtol is not None:
+        wrong = np.flatnonzero(~(recorded.numpy() <= rtol))
+        if len(wrong):
+            yield Finding("error", RESIDUAL.name, f"above the tolerance {rtol:.1e} in {_samples(dataset, wrong)}")
+    if dataset.problem is None:
+        yield Finding("note", "samples", "residuals cannot be checked: the problem is not known")
+        return
+    finite = np.logical_and.reduce(list(scan.finite.values()))
+    residuals = _recomputed(dataset, dataset.problem, np.flatnonzero(finite))
+    rounded = dataset.solver.get("stored_residual")
+    limit = np.full(len(dataset), 1e-8 if rtol is None else rtol) if rounded is None else rounded.numpy() * 1.01
+    wrong = np.flatnonzero(finite & ~(residuals <= limit))
+    if len(wrong):
+        where, worst = RESIDUAL.name if rounded is None else STORED_RESIDUAL.name, float(residuals[wrong].max())
+        promised = f"the tolerance {limit[0]:.1e}" if rounded is None else "what is recorded"
+        yield Finding(
+            "error", where, f"recomputed residual up to {worst:.1e}, above {promised}, in {_samples(dataset, wrong)}"
+        )
+    elif rounded is not None:
+        yield Finding(
+            "note", STORED_RESIDUAL.name, f"outputs are rounded to float32: residual up to {float(rounded.max()):.1e}"
+        )
+
+
+def _recomputed(dataset: Dataset, problem: Problem, rows: np.ndarray) -> np.ndarray:
+    """Return true relative residuals from systems built from the stored arrays; 0 for rows that are not asked for."""
+    residuals = np.zeros(len(dataset))
+    for start in range(0, len(rows), ROWS_AT_A_TIME):
+        mine = rows[start : start + ROWS_AT_A_TIME]
+        fields = {info.name: dataset.field(info.name, mine) for info in problem.input_fields}
+        solution = dataset.field(problem.output_names[0], mine).squeeze(1)
+        residuals[mine] = problem.systems(fields).relative_residuals(solution).numpy()
+    return residuals

@@ -1,0 +1,338 @@
+"""The whole library in one run: two families from random fields to certified predictions, and a report about them."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vcycle import __version__
+from vcycle._files import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vcycle.data import Dataset
+    from vcycle.evaluation.evaluate import Evaluation
+    from vcycle.evaluation.report import ReportData, SamplePicture
+    from vcycle.problems import Problem
+    from vcycle.training import TrainedOperator
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of the demo: all of its choices.
+
+    Parameters
+    ----------
+    title
+        Heading in the report.
+    problem
+        ``name``, ``shape`` and further arguments of the problem.
+    num_train, num_test
+        Numbers of samples.
+    model, fit
+        ``name`` and arguments of the model; arguments of the training.
+    input_name
+        What the first input channel is.
+    """
+
+    title: str
+    problem: Mapping[str, Any]
+    num_train: int
+    num_test: int
+    model: Mapping[str, Any]
+    fit: Mapping[str, Any]
+    input_name: str
+
+
+DARCY = Family(
+    title="Two-phase Darcy flow",
+    problem={"name": "darcy", "shape": (32, 32), "coefficient": "two-phase"},
+    num_train=1000,
+    num_test=200,
+    model={"name": "mgno", "levels": 4},
+    fit={"epochs": 30, "batch_size": 16},
+    input_name="coefficient",
+)
+DARCY_FULL = Family(
+    title="Two-phase Darcy flow",
+    problem={"name": "darcy", "shape": (64, 64), "coefficient": "two-phase"},
+    num_train=1000,
+    num_test=200,
+    model={"name": "mgno", "levels": 5},
+    fit={"epochs": 30, "batch_size": 16},
+    input_name="coefficient",
+)
+HELMHOLTZ = Family(
+    title="Helmholtz waves",
+    problem={"name": "helmholtz", "shape": (32, 32)},
+    num_train=800,
+    num_test=100,
+    model={"name": "mgno", "levels": 4},
+    fit={"epochs": 20, "batch_size": 16},
+    input_name="wave speed",
+)
+
+
+def run_demo(
+    out: str | Path, *, full: bool = False, seed: int = 0, say: Say, families: tuple[Family, ...] | None = None
+) -> dict[str, Any]:
+    """Take each family from random fields to certified predictions, and write ``report.html``.
+
+    Parameters
+    ----------
+    out
+        Folder for data, operators, ``report.html`` and ``metrics.json``; what is finished there is not done again.
+    full
+        Use the 64x64 settings.
+    seed
+        Of data, weights and training.
+    say
+        Called with one line per step.
+    families
+        Instead of the demo's own.
+
+    Returns
+    -------
+    dict
+        ``report`` (its path), ``seconds``, and per family the measured numbers.
+    """
+    from vcycle.evaluation.report import write_report
+
+    out = Path(out)
+    if families is None:
+        families = (DARCY_FULL if full else DARCY, HELMHOLTZ)
+    started = time.perf_counter()
+    parts: list[ReportData] = []
+    measured: dict[str, Any] = {}
+    for family in families:
+        part, numbers = run_family(family, out, seed=seed, say=say)
+        parts.append(part)
+        measured[family.problem["name"]] = numbers
+        report = write_report(out / "report.html", parts, title="vcycle demo")
+        say(f"  report: {report}")
+    result = {"report": str(report), "seconds": time.perf_counter() - started, "families": measured}
+    write_json(out / "metrics.json", result)
+    return result
+
+
+def run_family(family: Family, out: Path, *, seed: int, say: Say) -> "tuple[ReportData, dict[str, Any]]":
+    """Generate, train, evaluate, certify and compare one family.
+
+    Parameters
+    ----------
+    family
+        What to do.
+    out
+        Folder for data and operator.
+    seed
+        Of data, weights and training.
+    say
+        Called with one line per step.
+
+    Returns
+    -------
+    tuple
+        The family's part of the report, and its numbers.
+    """
+    from vcycle import evaluation, recipes
+
+    size = "x".join(map(str, family.problem["shape"]))
+    name = f"{family.problem['name']}-{size}"
+    arguments = {key: value for key, value in family.problem.items() if key not in ("name", "shape")}
+    problem = recipes.build_problem(family.problem["name"], family.problem["shape"], arguments)
+    say(f"{family.title}, {size}: {family.num_train} training and {family.num_test} unseen samples")
+    clock = _Clock()
+    train, test = _make_data(problem, family, out / f"{name}.zarr", seed)
+    worst = float(max(max(train.solver["residual"]), max(test.solver["residual"])))
+    say(f"  generated in {clock.lap('data'):.1f} s; largest true relative residual {worst:.1e}")
+    operator, training_seconds = _train(family, train, out / f"{name}-operator", seed)
+    say(f"  trained {type(operator.network).__name__} in {clock.lap('training'):.1f} s")
+    evaluated = evaluation.evaluate(operator, test)
+    clock.lap("evaluation")
+    say(_indented(str(evaluated)))
+    predictions = operator.predict(test.inputs).double()
+    energy = _energies(problem, test, predictions)
+    if energy is not None:
+        inside = f"the true error lies inside in {energy.num_inside} of {len(test)}"
+        say(f"  certified in {clock.lap('certificate'):.1f} s: upper/lower at most {energy.widest:.3f}; {inside}")
+    honest = evaluation.benchmark(
+        problem, operator, test, data_seconds=_data_seconds(train), training_seconds=training_seconds
+    )
+    clock.lap("comparison")
+    say(_indented(str(honest)))
+    numbers: dict[str, Any] = {"size": size, "largest_residual": worst, "seconds": clock.laps}
+    numbers["benchmark"] = honest.to_dict()
+    numbers["relative_l2"], numbers["relative_h1"] = evaluated.relative_l2, evaluated.relative_h1
+    if energy is not None:
+        numbers["certificate"] = {"widest": energy.widest, "inside": energy.num_inside, "samples": len(test)}
+    return _part(family, operator, _Unseen(test, predictions, evaluated, energy), numbers), numbers
+
+
+def _make_data(problem: "Problem", family: Family, path: Path, seed: int) -> "tuple[Dataset, Dataset]":
+    from vcycle.data import generate
+
+    data = generate(problem, num_samples=family.num_train + family.num_test, seed=seed, out=path)
+    train, test = data.split(test=family.num_test, seed=seed)
+    return train, test
+
+
+def _train(family: Family, train: "Dataset", folder: Path, seed: int) -> "tuple[TrainedOperator, float]":
+    """Train, and return what that cost in CPU seconds; a run that was finished before tells its own seconds."""
+    from vcycle import recipes
+    from vcycle.training import fit
+
+    arguments = {key: value for key, value in family.model.items() if key != "name"}
+    model = recipes.build_model(family.model["name"], train, arguments, seed=seed)
+    started = time.process_time()
+    operator = fit(model, train, seed=seed, out=folder, resume=True, **recipes.fit_arguments(family.fit))
+    return operator, max(time.process_time() - started, float(operator.metrics.get("seconds") or 0.0))
+
+
+def _data_seconds(train: "Dataset") -> float:
+    """Return what drawing and solving the training samples took, from the times that are stored with them."""
+    return float(sum(sum(train.solver[key]) for key in ("seconds", "sampling_seconds") if key in train.solver))
+
+
+class _Clock:
+    """Wall-clock seconds per step."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> float:
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now
+        return self.laps[name]
+
+
+@dataclass(frozen=True)
+class _Energies:
+    """Energy-norm errors relative to the solutions' energy norms, ``(sample,)`` each, dimensionless."""
+
+    lower: "Tensor"
+    upper: "Tensor"
+    true: "Tensor"
+
+    @property
+    def widest(self) -> float:
+        return float((self.upper / self.lower).max())
+
+    @property
+    def num_inside(self) -> int:
+        slack = 1e-9  # the stored solution is itself solved to a tolerance
+        return int(((self.true >= self.lower * (1 - slack)) & (self.true <= self.upper * (1 + slack))).sum())
+
+
+def _energies(problem: "Problem", test: "Dataset", predictions: "Tensor") -> _Energies | None:
+    """Certify, and compute the true errors from the stored solutions; ``None`` where no certificate exists."""
+    from vcycle.evaluation import certify
+
+    systems = problem.systems(test.inputs)
+    if not systems.positive_definite:
+        return None
+    truth = test.outputs.squeeze(1)
+    error = predictions.squeeze(1) - truth
+    scale, true = (
+        (field * systems.operator.apply(field)).flatten(1).sum(1).clamp(min=0).sqrt() for field in (truth, error)
+    )
+    certificate = certify(problem, test.inputs, predictions)
+    return _Energies(certificate.lower / scale, certificate.upper / scale, true / scale)
+
+
+@dataclass(frozen=True)
+class _Unseen:
+    """The unseen samples, and all that is known about the predictions for them."""
+
+    data: "Dataset"
+    predictions: "Tensor"
+    evaluated: "Evaluation"
+    energy: _Energies | None
+
+
+def _part(family: Family, operator: "TrainedOperator", unseen: _Unseen, numbers: Mapping[str, Any]) -> "ReportData":
+    from vcycle.evaluation.report import ReportData, representative
+
+    evaluated, energy = unseen.evaluated, unseen.energy
+    errors = evaluated.per_sample["relative_l2"]
+    shown = {"relative L2": f"{evaluated.relative_l2:.2%}", "relative H1": f"{evaluated.relative_h1:.2%}"}
+    shown["worst sample, L2"] = f"{errors.max():.1%}"
+    if energy is not None:
+        shown["errors inside their bounds"] = f"{energy.num_inside} of {len(errors)}"
+        shown["widest upper / lower"] = f"{energy.widest:.3f}"
+    shown["training"] = f"{numbers['seconds']['training']:.0f} s"
+    model = type(operator.network).__name__
+    bands = zip(evaluated.band_edges, evaluated.band_energy, strict=True)
+    return ReportData(
+        title=f"{family.title}, {numbers['size'].replace('x', ' × ')}",
+        headline=f"{model} errs by {evaluated.relative_l2:.2%} on {len(errors)} samples that it has not seen.",
+        numbers=shown,
+        samples=[_picture(label, i, family, unseen) for label, i in representative(errors.tolist()).items()],
+        history=_curves(operator.history),
+        bands={f"from {edge:g}": share**0.5 for edge, share in bands},
+        table=_table(numbers["benchmark"]["rows"]),
+        verdict=numbers["benchmark"]["verdict"],
+        settings=_settings(family, operator, numbers),
+    )
+
+
+def _table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    own = rows[0]["cpu_ms"]
+    return [
+        {
+            "": row["name"],
+            "relative L2 error": f"{row['error']:.2e}",
+            "CPU ms per sample": float(row["cpu_ms"]),
+            "time, operator = 1": float(row["cpu_ms"] / own) if own > 0 else None,
+        }
+        for row in rows
+    ]
+
+
+def _picture(label: str, index: int, family: Family, unseen: _Unseen) -> "SamplePicture":
+    from vcycle.evaluation.report import SamplePicture
+
+    energy = unseen.energy
+    sides = {"lower": "lower", "upper": "upper", "true_error": "true"}
+    return SamplePicture(
+        label=label,
+        input=unseen.data.inputs[index, 0].numpy(),
+        truth=unseen.data.outputs[index, 0].numpy(),
+        prediction=unseen.predictions[index, 0].numpy(),
+        input_name=family.input_name,
+        relative_l2=float(unseen.evaluated.per_sample["relative_l2"][index]),
+        **({} if energy is None else {key: float(getattr(energy, side)[index]) for key, side in sides.items()}),
+    )
+
+
+def _curves(history: list[dict[str, Any]]) -> dict[str, list[float]]:
+    names = {"loss": "training", "validation_loss": "validation"}
+    return {
+        title: [float(epoch[key]) for epoch in history if epoch.get(key) is not None]
+        for key, title in names.items()
+        if any(epoch.get(key) is not None for epoch in history)
+    }
+
+
+def _settings(family: Family, operator: "TrainedOperator", numbers: Mapping[str, Any]) -> dict[str, Any]:
+    packages = {name: version(name) for name in ("torch", "numpy", "scipy", "numba", "lightning")}
+    weights = sum(parameter.numel() for parameter in operator.network.parameters())
+    return {
+        "problem": ", ".join(f"{key} = {value}" for key, value in family.problem.items()),
+        "model": ", ".join(f"{key} = {value}" for key, value in family.model.items()) + f"; {weights:,} weights",
+        "training": ", ".join(f"{key} = {value}" for key, value in family.fit.items()),
+        "largest true relative residual of the data": numbers["largest_residual"],
+        **{f"seconds for {step}": round(seconds, 2) for step, seconds in numbers["seconds"].items()},
+        "versions": ", ".join(f"{name} {number}" for name, number in {"vcycle": __version__, **packages}.items()),
+        "machine": f"{platform.platform()}, Python {platform.python_version()}",
+    }
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -1,0 +1,212 @@
+"""The honest table: the operator against classical solvers, by error and CPU time, in one run on one machine."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vcycle import _check
+from vcycle.metrics import relative_l2
+from vcycle.multigrid.padding import Padding
+from vcycle.multigrid.transfers import linear_weight, prolong
+from vcycle.problems.problem import Problem
+from vcycle.solvers.sequence import solve_sequence
+from vcycle.solvers.systems import LinearSystems
+
+if TYPE_CHECKING:
+    from vcycle.data import Dataset
+    from vcycle.training import TrainedOperator
+
+SOLVER_RTOL = 1e-6
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to get the solution.
+
+    Parameters
+    ----------
+    name
+        What was run.
+    error
+        Mean relative L2 error against the data set's outputs (dimensionless).
+    cpu_ms
+        Median CPU time per sample in milliseconds: assembly, setup and solve, or normalisation and network.
+    """
+
+    name: str
+    error: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The rows, the operator's first, and what they say.
+
+    Parameters
+    ----------
+    rows
+        The operator, then the classical ways.
+    num_samples
+        Samples that each row was timed on.
+    data_seconds, training_seconds
+        CPU seconds spent on data and on training before the operator could answer; ``None`` where unknown.
+    """
+
+    rows: list[Row]
+    num_samples: int
+    data_seconds: float | None = None
+    training_seconds: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def rival(self) -> Row | None:
+        """The cheapest classical way that is at least as accurate as the operator."""
+        accurate = [row for row in self.rows[1:] if row.error <= self.rows[0].error]
+        return min(accurate, key=lambda row: row.cpu_ms, default=None)
+
+    @property
+    def break_even(self) -> float | None:
+        """Samples after which data and training are paid back; infinite where the rival is cheaper per sample."""
+        if self.rival is None or self.data_seconds is None or self.training_seconds is None:
+            return None
+        gain = self.rival.cpu_ms - self.rows[0].cpu_ms
+        return 1000 * (self.data_seconds + self.training_seconds) / gain if gain > 0 else math.inf
+
+    @property
+    def verdict(self) -> str:
+        """One sentence that says who wins, by how much, and from when on."""
+        operator, rival = self.rows[0], self.rival
+        if rival is None:
+            return f"No classical row reaches the operator's error of {operator.error:.2%}."
+        ratio = rival.cpu_ms / operator.cpu_ms
+        if ratio <= 1:
+            return (
+                f"The solver wins: {rival.name} reaches {rival.error:.2%} in {1 / ratio:.1f} times less CPU time than the "
+                f"operator takes for {operator.error:.2%}. The operator never pays here."
+            )
+        since = "" if self.break_even is None else f", and pays data and training back after {self.break_even:,.0f} samples"
+        return f"The operator wins: at {operator.error:.2%} it is {ratio:.1f} times faster than {rival.name}{since}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        return {
+            "rows": [vars(row) for row in self.rows],
+            "num_samples": self.num_samples,
+            "data_seconds": self.data_seconds,
+            "training_seconds": self.training_seconds,
+            "break_even": None if self.break_even is None or math.isinf(self.break_even) else self.break_even,
+            "verdict": self.verdict,
+        }
+
+    def __str__(self) -> str:
+        width = max(len(row.name) for row in self.rows)
+        lines = [f"{'':{width}}  {'rel. L2':>10}  {'CPU ms / sample':>15}"]
+        lines += [f"{row.name:{width}}  {row.error:10.2e}  {row.cpu_ms:15.3f}" for row in self.rows]
+        if self.data_seconds is not None and self.training_seconds is not None:
+            lines.append(f"spent before: {self.data_seconds:.1f} CPU s on data, {self.training_seconds:.1f} on training")
+        return "\n".join([*lines, self.verdict])
+
+
+def benchmark(
+    problem: Problem,
+    operator: "TrainedOperator",
+    test: "Dataset",
+    *,
+    num_samples: int = 32,
+    repeats: int = 3,
+    data_seconds: float | None = None,
+    training_seconds: float | None = None,
+) -> Benchmark:
+    """Compare an operator with classical solvers of the same problem, each run ``repeats`` times in turn.
+
+    Parameters
+    ----------
+    problem
+        The family, on the grid of ``test``.
+    operator
+        A trained operator.
+    test
+        Samples that it was not trained on; errors are against their outputs.
+    num_samples
+        Samples to time, at most those of ``test``.
+    repeats
+        Interleaved repetitions; times are medians.
+    data_seconds, training_seconds
+        CPU seconds spent before, for the break-even.
+
+    Returns
+    -------
+    Benchmark
+        Printable; ``.rows``, ``.verdict``.
+
+    Raises
+    ------
+    ValueError
+        If a count is not positive, or the grids differ.
+    """
+    _check.integer("repeats", repeats, 1)
+    count = min(_check.integer("num_samples", num_samples, 1), len(test))
+    subset = test.subset(range(count))
+    inputs, truth = subset.inputs, subset.outputs
+    if tuple(inputs.shape[2:]) != problem.grid.shape:
+        raise ValueError(f"`test` must be on the problem's grid {problem.grid.shape}. Got {tuple(inputs.shape[2:])}.")
+    ways: dict[str, Callable[[], Tensor]] = {"operator": lambda: operator.predict(inputs)}
+    for name, way in _classical_ways(problem, inputs).items():
+        ways[name] = way
+    answers = {name: way() for name, way in ways.items()}  # once untimed: compilation and caches are no one's fault
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start = time.process_time()
+            way()
+            times[name].append(1000 * (time.process_time() - start) / count)
+    rows = [
+        Row(name, relative_l2(answers[name].to(truth), truth).mean().item(), statistics.median(times[name])) for name in ways
+    ]
+    return Benchmark(rows, count, data_seconds, training_seconds)
+
+
+def _classical_ways(problem: Problem, inputs: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Return the rivals by name; each assembles, solves and returns ``(sample, 1, *space)``."""
+    systems = problem.systems(inputs)
+    ways: dict[str, Callable[[], Tensor]] = {
+        f"solver, rtol {SOLVER_RTOL:.0e}": lambda: _solved(problem.systems(inputs)),
+    }
+    if systems.positive_definite:
+        for steps in (1, 2, 3):
+            ways[f"{steps} V-cycle{'s' if steps > 1 else ''}"] = lambda steps=steps: _solved(
+                problem.systems(inputs), method="multigrid", max_steps=steps
+            )
+    grid, halvings = problem.grid, 0
+    while grid.can_coarsen and halvings < 2:
+        grid, halvings = grid.coarsened(), halvings + 1
+        shape = " x ".join(map(str, grid.shape))
+        ways[f"solver on {shape}, interpolated"] = lambda halvings=halvings: _coarse(problem.systems(inputs), halvings)
+    return ways
+
+
+def _solved(systems: LinearSystems, *, method: str = "auto", max_steps: int | None = None) -> Tensor:
+    return solve_sequence(systems, rtol=SOLVER_RTOL, method=method, max_steps=max_steps).solutions.unsqueeze(1)
+
+
+def _coarse(systems: LinearSystems, halvings: int) -> Tensor:
+    """Solve on a grid halved so many times, and interpolate linearly back."""
+    shapes = []
+    for _ in range(halvings):
+        shapes.append(systems.rhs.shape[1:])
+        rhs = systems.rhs
+        for dim in range(1, rhs.ndim):
+            rhs = rhs.unflatten(dim, (-1, 2)).sum(dim + 1)
+        systems = replace(systems, operator=systems.operator.coarsened(), rhs=rhs)
+    solution = _solved(systems)
+    padding = Padding.of(systems.operator.boundary, "cell")
+    weight = linear_weight(padding.num_axes).to(solution)
+    for shape in reversed(shapes):
+        solution = prolong(solution, weight, padding, shape)
+    return solution

@@ -1,0 +1,276 @@
+"""How wrong is a prediction? Two numbers that enclose the answer, and no constant estimated.
+
+The error ``e`` of a prediction against the discrete solution solves ``A e = r`` with the prediction's residual ``r``. Conjugate
+gradients, preconditioned by the symmetric V-cycle ``B`` and started from the prediction, remove in step j exactly
+``alpha_j r_j' B r_j`` of the squared energy norm ``e' A e``: what k steps have removed is a lower bound. What is left is at most
+the complementary energy ``sum over faces of q^2 / T`` of any flux ``q`` that balances ``r_k`` in every cell (Prager and Synge).
+Here ``q = T grad v + grad L^-1 (r_k - A v)`` with ``v = B r_k`` and ``L`` the Laplacian with coefficient one, which transforms invert.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vcycle import _check
+from vcycle.multigrid.classical import hierarchy, v_cycle
+from vcycle.multigrid.fluxes import FaceFluxes, laplacian
+from vcycle.problems import from_config
+from vcycle.problems.problem import Problem
+from vcycle.solvers.fast_poisson import solve_laplacian
+from vcycle.solvers.systems import LinearSystems
+
+ROUNDING = 1e-11
+"""Relative margin by which both bounds are moved outwards, for the rounding of their own sums."""
+
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Bounds of the energy-norm error of predictions against the discrete solution on the same grid.
+
+    Parameters
+    ----------
+    lower, upper
+        ``sqrt(integral of a |grad e|^2)`` lies between them, per sample, ``(sample,)``, float64, in physical units.
+    energy
+        Energy norm of the predictions themselves, ``(sample,)``.
+    steps
+        Number of conjugate gradient steps behind the bounds.
+    discretisation
+        Relative L2 distance between the discrete solution and the one on a grid twice as fine, ``(sample,)``: what the
+        grid itself costs, which the bounds leave out. ``None`` where it was not asked for.
+    polished
+        Predictions continued to the requested tolerance, ``(sample, 1, *space)``, or ``None``.
+    polish_steps
+        Conjugate gradient steps that it took.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    energy: Tensor
+    steps: int
+    discretisation: Tensor | None = None
+    polished: Tensor | None = None
+    polish_steps: int | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def relative_upper(self) -> Tensor:
+        """Upper bound of the error relative to the solution's energy norm; infinite where it exceeds the prediction's."""
+        left = self.energy - self.upper
+        return torch.where(left > 0, self.upper / left, torch.full_like(left, torch.inf))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready summary with the bounds of every sample."""
+        summary: dict[str, Any] = {
+            "lower": self.lower.tolist(),
+            "upper": self.upper.tolist(),
+            "energy": self.energy.tolist(),
+            "steps": self.steps,
+        }
+        if self.discretisation is not None:
+            summary["discretisation"] = self.discretisation.tolist()
+        if self.polish_steps is not None:
+            summary["polish_steps"] = self.polish_steps
+        return summary
+
+    def __str__(self) -> str:
+        ratio = (self.upper / self.lower.clamp(min=torch.finfo(torch.float64).tiny)).max().item()
+        lines = [
+            f"energy-norm error of {len(self.lower)} predictions, enclosed with {self.steps} steps",
+            f"  lower  mean {self.lower.mean():.4e}  largest {self.lower.max():.4e}",
+            f"  upper  mean {self.upper.mean():.4e}  largest {self.upper.max():.4e}",
+            f"  upper / lower at most {ratio:.4f}; relative error at most {100 * self.relative_upper.max():.2f} %",
+        ]
+        if self.discretisation is not None:
+            lines.append(f"  the grid itself: {100 * self.discretisation.mean():.2f} % in L2 against one twice as fine")
+        if self.polish_steps is not None:
+            lines.append(f"  polished to tolerance in {self.polish_steps} steps")
+        return "\n".join(lines)
+
+
+def certify(
+    problem: Problem,
+    inputs: "dict[str, Tensor] | Tensor",
+    prediction: Tensor,
+    *,
+    steps: int = 0,
+    discretisation: bool = False,
+    polish: bool = False,
+    rtol: float = 1e-8,
+) -> Certificate:
+    """Enclose the energy-norm error of predictions against the discrete solution on the same grid.
+
+    Parameters
+    ----------
+    problem
+        A symmetric positive definite problem in divergence form, such as Darcy or Poisson.
+    inputs
+        Its inputs, named or stacked, in physical units.
+    prediction
+        Any approximation of the output, ``(sample, 1, *space)``, in physical units; where it comes from does not matter.
+    steps
+        Conjugate gradient steps, ``k``: 0 is enough up to contrast 10, 2 up to 100.
+    discretisation
+        Also solve on a grid twice as fine, with the same cellwise inputs.
+    polish
+        Also continue the conjugate gradients until the relative residual is ``rtol``.
+    rtol
+        Tolerance of ``polish`` (dimensionless).
+
+    Returns
+    -------
+    Certificate
+        ``.lower`` and ``.upper`` per sample.
+
+    Raises
+    ------
+    ValueError
+        If the problem is not symmetric positive definite in divergence form, shapes differ, or a value is not finite.
+
+    Notes
+    -----
+    The bounds hold in exact arithmetic, and are moved outwards by a relative 1e-11 for the rounding of their own sums. A
+    prediction whose residual is itself rounding (relative residual near 1e-13) is beyond what float64 can certify.
+    """
+    _check.integer("steps", steps, 0)
+    _check.positive("rtol", rtol)
+    systems = problem.systems(inputs)
+    _require_divergence_form(problem, systems)
+    expected = (len(systems), 1, *problem.grid.shape)
+    _check.shape("prediction", prediction.shape, expected, "one output per input on the problem's grid")
+    if not prediction.isfinite().all():
+        raise ValueError("`prediction` must be finite. Got NaN or infinity.")
+    start = prediction.detach().to(torch.float64).squeeze(1)
+    chunks = [slice(i, i + _CHUNK) for i in range(0, len(systems), _CHUNK)]
+    bounds = [_bracket(systems.select(chunk), start[chunk], steps) for chunk in chunks]
+    lower, upper = (torch.cat(side).sqrt() for side in zip(*bounds, strict=True))
+    energy = torch.cat([systems.select(chunk).operator.energy(start[chunk]) for chunk in chunks]).sqrt()
+    polished, polish_steps = _polish(systems, start, chunks, rtol) if polish else (None, None)
+    return Certificate(
+        lower=lower * (1 - ROUNDING),
+        upper=upper * (1 + ROUNDING),
+        energy=energy,
+        steps=steps,
+        discretisation=discretisation_error(problem, inputs) if discretisation else None,
+        polished=polished,
+        polish_steps=polish_steps,
+    )
+
+
+def _require_divergence_form(problem: Problem, systems: LinearSystems) -> None:
+    if not systems.positive_definite or systems.operator.reaction is not None:
+        raise ValueError(
+            f"`problem` must be symmetric positive definite in divergence form to be certified. Got {problem.name!r}."
+        )
+
+
+class _PreconditionedCG:
+    """Conjugate gradients for a batch, one step at a time, with the symmetric V-cycle as preconditioner."""
+
+    def __init__(self, systems: LinearSystems, u: Tensor) -> None:
+        self.operator, self.levels, self.u = systems.operator, hierarchy(systems.operator), u
+        self.r = systems.rhs - systems.operator.apply(u)
+        self.z = v_cycle(self.levels, self.r)
+        self.p, self.rz = self.z, _dot(self.r, self.z)
+
+    def step(self) -> Tensor:
+        """Advance by one step and return the squared energy that it removed, ``(batch,)``."""
+        Ap = self.operator.apply(self.p)
+        alpha = _ratio(self.rz, _dot(self.p, Ap))
+        removed = alpha * self.rz
+        self.u = self.u + _along(alpha, self.u) * self.p
+        self.r = self.r - _along(alpha, self.r) * Ap
+        self.z = v_cycle(self.levels, self.r)
+        rz = _dot(self.r, self.z)
+        self.p, self.rz = self.z + _along(_ratio(rz, self.rz), self.p) * self.p, rz
+        return removed
+
+
+def _bracket(systems: LinearSystems, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Return the lower and upper bound of the squared energy norm of the error, ``(batch,)`` each."""
+    cg = _PreconditionedCG(systems, u)
+    removed = torch.zeros(len(u), dtype=torch.float64)
+    for _ in range(steps):
+        removed = removed + cg.step()
+    upper = removed + complementary_energy(systems.operator, cg.r, cg.z)
+    return removed + cg.step(), upper
+
+
+def complementary_energy(operator: FaceFluxes, residual: Tensor, v: Tensor) -> Tensor:
+    """Return ``sum over faces of q^2 / T`` for the flux that ``v`` suggests, corrected to balance ``residual`` exactly.
+
+    Parameters
+    ----------
+    operator
+        Divergence-form matrices without a zero-order term.
+    residual
+        ``r``, integrated over cells, ``(batch, *space)``; of zero sum where constants are in the kernel.
+    v
+        An approximation of ``A^-1 r``, same shape; the better it is, the sharper the bound.
+
+    Returns
+    -------
+    Tensor
+        An upper bound of ``r' A^-1 r`` per sample, ``(batch,)``, whatever ``v`` is.
+    """
+    unit = laplacian(operator.grid, operator.boundary)
+    w = solve_laplacian(operator.grid, operator.boundary, residual - operator.apply(v))
+    energy = torch.zeros(len(residual), dtype=residual.dtype)
+    for axis, (T, along_v, along_w) in enumerate(zip(operator.faces, operator.fluxes(v), unit.fluxes(w), strict=True)):
+        closed = T == 0  # an insulated wall carries no flux
+        density = (along_v + along_w) ** 2 / torch.where(closed, torch.ones_like(T), T)
+        if operator.boundary.periodic[axis]:  # the first face is the last one again
+            density = density.narrow(axis + 1, 1, operator.grid.shape[axis])
+        energy = energy + density.flatten(1).sum(1)
+    return energy
+
+
+def _polish(systems: LinearSystems, start: Tensor, chunks: list[slice], rtol: float) -> tuple[Tensor, int]:
+    polished, most = [], 0
+    for chunk in chunks:
+        part = systems.select(chunk)
+        cg, count = _PreconditionedCG(part, start[chunk]), 0
+        while part.relative_residuals(cg.u).max() > rtol and count < 200:
+            cg.step()
+            count += 1
+        polished.append(cg.u - cg.u.flatten(1).mean(1).reshape(-1, *(1,) * (cg.u.ndim - 1)) if part.singular else cg.u)
+        most = max(most, count)
+    return torch.cat(polished).unsqueeze(1), most
+
+
+def discretisation_error(problem: Problem, inputs: "dict[str, Tensor] | Tensor") -> Tensor:
+    """Return the relative L2 distance of the discrete solutions from those on a grid twice as fine, ``(sample,)``.
+
+    The inputs are taken as constant in each cell (or on each cell's face), so that both grids see the same coefficient; the
+    fine solution is averaged over the cells of the coarse one.
+    """
+    fine_problem = from_config({**problem.config(), "grid": problem.grid.refined().to_dict()})
+    fine_inputs = {name: _repeated(values) for name, values in problem.named(inputs).items()}
+    coarse = problem.solve(inputs, rtol=1e-10).raise_if_failed().solutions
+    fine = fine_problem.solve(fine_inputs, rtol=1e-10).raise_if_failed().solutions
+    for dim in range(1, fine.ndim):
+        fine = fine.unflatten(dim, (-1, 2)).mean(dim + 1)
+    return (fine - coarse).flatten(1).norm(dim=1) / fine.flatten(1).norm(dim=1)
+
+
+def _repeated(values: Tensor) -> Tensor:
+    for dim in range(2, values.ndim):
+        values = values.repeat_interleave(2, dim)
+    return values
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Divide, with 0 / 0 = 0: a converged sample stands still while the batch goes on."""
+    return torch.where(denominator > 0, numerator / torch.where(denominator > 0, denominator, 1.0), 0.0)
+
+
+def _along(scalars: Tensor, like: Tensor) -> Tensor:
+    return scalars.reshape(-1, *(1,) * (like.ndim - 1))

@@ -1,0 +1,1 @@
+"""The multigrid V-cycle: one function for solvers and networks, and the levels that it runs over."""

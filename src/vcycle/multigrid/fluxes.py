@@ -1,0 +1,184 @@
+"""The discrete operator that multigrid eats: transmissibilities on faces, nothing assembled.
+
+Finite volumes integrate ``-div(a grad u) + c u = f`` over each cell. Between two cells the flux is ``T (u_i - u_j)`` with
+the transmissibility ``T = a_face * area / distance``, so that ``u' A u`` is the energy ``integral of a |grad u|^2`` itself,
+in physical units, and ``b`` is ``f`` times the cell volume.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from vcycle.boundary import Boundary
+from vcycle.grid import Grid
+
+
+@dataclass(frozen=True)
+class FaceFluxes:
+    """A batch of symmetric operators ``A u = sum over faces T (u_i - u_j) + reaction * u`` on a cell grid.
+
+    Parameters
+    ----------
+    grid, boundary
+        The cells, and what happens at the outer faces.
+    faces
+        Per axis the transmissibilities ``(batch, *shape)`` with one more entry along that axis: entry ``i`` is the face
+        below cell ``i``. A Dirichlet face holds ``a * area / (h / 2)``, a Neumann face 0, and on a periodic axis the first
+        and the last face are the same. Batch 1 stands for a matrix shared by all systems.
+    reaction
+        The zero-order term integrated over cells, ``(batch, *shape)``; may be negative. ``None`` is zero.
+    """
+
+    grid: Grid
+    boundary: Boundary
+    faces: tuple[Tensor, ...]
+    reaction: Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        """Number of matrices."""
+        return self.faces[0].shape[0]
+
+    def apply(self, u: Tensor) -> Tensor:
+        """Return ``A u`` for ``u`` of shape ``(batch, *space)``; differentiable in ``u`` and in the coefficients."""
+        result = torch.zeros_like(u) if self.reaction is None else self.reaction * u
+        for axis, flux in enumerate(self.fluxes(u)):
+            result = result - flux.diff(dim=axis + 1)
+        return result
+
+    def fluxes(self, u: Tensor) -> tuple[Tensor, ...]:
+        """Return ``T (u_above - u_below)`` on every face, shaped like ``faces``; the value beyond a wall is zero."""
+        return tuple(face * self._extended(u, axis).diff(dim=axis + 1) for axis, face in enumerate(self.faces))
+
+    def _extended(self, u: Tensor, axis: int) -> Tensor:
+        dim, size = axis + 1, u.shape[axis + 1]
+        if self.boundary.periodic[axis]:
+            return torch.cat([u.narrow(dim, size - 1, 1), u, u.narrow(dim, 0, 1)], dim)
+        wall = torch.zeros_like(u.narrow(dim, 0, 1))
+        return torch.cat([wall, u, wall], dim)
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal of the matrices, ``(batch, *space)``."""
+        total = torch.zeros_like(self.faces[0].narrow(1, 1, self.grid.shape[0]))
+        for axis, face in enumerate(self.faces):
+            size = self.grid.shape[axis]
+            total = total + face.narrow(axis + 1, 0, size) + face.narrow(axis + 1, 1, size)
+        return total if self.reaction is None else total + self.reaction
+
+    def energy(self, u: Tensor) -> Tensor:
+        """Return ``u' A u`` per sample, ``(batch,)``: the face sum of ``a |grad u|^2`` (plus the zero-order term)."""
+        return (u * self.apply(u)).flatten(1).sum(1)
+
+    def select(self, indices: "slice | list[int] | Tensor") -> "FaceFluxes":
+        """Return the operators of some samples; a shared matrix stays shared."""
+        if self.batch == 1:
+            return self
+        reaction = None if self.reaction is None else self.reaction[indices]
+        return replace(self, faces=tuple(face[indices] for face in self.faces), reaction=reaction)
+
+    def coarsened(self) -> "FaceFluxes":
+        """Return the operator on the grid with half as many cells per axis, re-discretised from the faces alone.
+
+        From one coarse centre to the next a flux crosses half an inner face, the face between, and half an inner face: in
+        series along the axis. The fine faces of one coarse face are parallel and add up; reactions of merged cells too.
+        With constant coefficients this is the coarse grid's own operator.
+
+        Raises
+        ------
+        ValueError
+            If the grid cannot be coarsened.
+        """
+        coarse = self.grid.coarsened()
+        faces = []
+        for axis, face in enumerate(self.faces):
+            series = self._in_series(1.0 / face, axis)  # a Neumann face resists infinitely, before and after
+            for other in range(self.grid.num_axes):
+                if other != axis:
+                    series = _pairs_added(series, other + 1)
+            faces.append(series)
+        reaction = self.reaction
+        for axis in range(self.grid.num_axes if reaction is not None else 0):
+            reaction = _pairs_added(reaction, axis + 1)
+        return FaceFluxes(coarse, self.boundary, tuple(faces), reaction)
+
+    def _in_series(self, resistance: Tensor, axis: int) -> Tensor:
+        """Return ``T`` between coarse centres; every second fine face lies inside a coarse cell."""
+        dim, size = axis + 1, self.grid.shape[axis]
+        half_inner = 0.5 * resistance.narrow(dim, 1, size - 1)[_every_second(dim)]
+        none = torch.zeros_like(half_inner.narrow(dim, 0, 1))
+        below, above = torch.cat([none, half_inner], dim), torch.cat([half_inner, none], dim)
+        if self.boundary.periodic[axis]:
+            last, first = half_inner.narrow(dim, size // 2 - 1, 1), half_inner.narrow(dim, 0, 1)
+            below, above = torch.cat([last, half_inner], dim), torch.cat([half_inner, first], dim)
+        return 1.0 / (below + resistance[_every_second(dim)] + above)
+
+    def to_csr(self, index: int = 0) -> sp.csr_matrix:
+        """Return matrix ``index`` (a shared one for every index), points in row-major order."""
+        index = index if self.batch > 1 else 0
+        number = np.arange(self.grid.num_points).reshape(self.grid.shape)
+        rows, columns, values = [number.ravel()], [number.ravel()], [self.select([index]).diagonal()[0].detach().numpy().ravel()]
+        for axis, face in enumerate(self.faces):
+            transmissibility = np.moveaxis(face[index].detach().numpy(), axis, 0)
+            cells = np.moveaxis(number, axis, 0)
+            pairs = [(cells[:-1], cells[1:], transmissibility[1:-1])]
+            if self.boundary.periodic[axis]:
+                pairs.append((cells[-1:], cells[:1], transmissibility[:1]))
+            for below, above, value in pairs:
+                rows += [below.ravel(), above.ravel()]
+                columns += [above.ravel(), below.ravel()]
+                values += [-value.ravel(), -value.ravel()]
+        size = self.grid.num_points
+        entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
+        return sp.coo_matrix(entries, shape=(size, size)).tocsr()
+
+
+def laplacian(grid: Grid, boundary: Boundary, *, coefficient: Tensor | None = None) -> FaceFluxes:
+    """Return the faces of ``-div(a grad .)`` on a cell grid: harmonic means inside, half-cell distance at Dirichlet faces.
+
+    Parameters
+    ----------
+    grid, boundary
+        A cell-centred grid and the kinds of its outer faces: Dirichlet, Neumann or periodic.
+    coefficient
+        ``a``, positive, shape ``(batch, *grid.shape)``, float64; ``None`` is 1.
+
+    Raises
+    ------
+    ValueError
+        If the grid is not cell-centred, or a face is neither Dirichlet, Neumann nor periodic.
+    """
+    if grid.centring != "cell":
+        raise ValueError(f"`grid` must have cell centring for finite volumes. Got {grid.centring!r}.")
+    a = torch.ones(1, *grid.shape, dtype=torch.float64) if coefficient is None else coefficient
+    resistance = 0.5 / a  # of half a cell, per unit area and spacing: in series with its neighbour's
+    faces = []
+    for axis, (low, high) in enumerate(boundary.kinds):
+        dim, size = axis + 1, grid.shape[axis]
+        first, last = resistance.narrow(dim, 0, 1), resistance.narrow(dim, size - 1, 1)
+        inner = 1.0 / (resistance.narrow(dim, 0, size - 1) + resistance.narrow(dim, 1, size - 1))
+        walls = [_wall(kind, half, last + first) for kind, half in ((low, first), (high, last))]
+        area_over_distance = grid.cell_volume / grid.spacing[axis] ** 2
+        faces.append(torch.cat([walls[0], inner, walls[1]], dim) * area_over_distance)
+    return FaceFluxes(grid, boundary, tuple(faces))
+
+
+def _wall(kind: str, half_cell: Tensor, across_the_seam: Tensor) -> Tensor:
+    if kind == "dirichlet":
+        return 1.0 / half_cell
+    if kind == "neumann":
+        return torch.zeros_like(half_cell)
+    if kind == "periodic":
+        return 1.0 / across_the_seam
+    raise ValueError(f"`boundary` must be dirichlet, neumann or periodic for finite volumes. Got {kind!r}.")
+
+
+def _every_second(dim: int) -> tuple[slice, ...]:
+    return (slice(None),) * dim + (slice(None, None, 2),)
+
+
+def _pairs_added(values: Tensor, dim: int) -> Tensor:
+    every_second = _every_second(dim)
+    return values[every_second] + values.narrow(dim, 1, values.shape[dim] - 1)[every_second]

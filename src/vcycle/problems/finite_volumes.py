@@ -1,0 +1,120 @@
+"""What the families on cell grids share: boundary kinds, the right-hand side with values on faces, and its mean."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vcycle import _check
+from vcycle.boundary import Boundary
+from vcycle.grid import AXIS_NAMES, Grid
+from vcycle.multigrid.fluxes import FaceFluxes
+
+FINITE_VOLUME_KINDS = ("dirichlet", "neumann", "periodic")
+
+
+def read_boundary(grid: Grid, kinds: "Boundary | str | Sequence[Any]") -> Boundary:
+    """Return the boundary of a finite-volume problem: Dirichlet, Neumann or periodic faces of a cell grid.
+
+    Raises
+    ------
+    ValueError
+        If the grid is not cell-centred, or a face is of another kind.
+    """
+    if grid.centring != "cell":
+        raise ValueError(f"`grid` must have cell centring for finite volumes. Got {grid.centring!r}.")
+    boundary = Boundary.on(grid, kinds)
+    for pair in boundary.kinds:
+        for kind in pair:
+            _check.choice("boundary", kind, FINITE_VOLUME_KINDS)
+    return boundary
+
+
+def outer_faces(boundary: Boundary) -> dict[str, str]:
+    """Return the kind of each face of the box by its name, ``"x_low"``, ``"x_high"``, ...; periodic axes have none."""
+    named = zip(AXIS_NAMES, boundary.kinds, strict=False)
+    pairs = [(name, pair) for name, pair in named if pair[0] != "periodic"]
+    return {f"{name}_{end}": kind for name, pair in pairs for end, kind in zip(("low", "high"), pair, strict=True)}
+
+
+def face_area(grid: Grid, face: str) -> float:
+    """Return the area of one cell's part of a face; 1 on a grid with one axis."""
+    return grid.cell_volume / grid.spacing[grid.axis_names.index(face[0])]
+
+
+def box_symmetries(grid: Grid, boundary: Boundary) -> tuple[str, ...]:
+    """Return the flips and, on a 2-D square, the transposition that map a box with these boundary kinds onto itself."""
+    kinds = zip(grid.axis_names, boundary.kinds, strict=True)
+    found = [f"flip_{name}" for name, (low, high) in kinds if low == high]
+    square = grid.num_axes == 2 and len(set(grid.shape)) == 1 and len(set(grid.extent)) == 1
+    if square and boundary.kinds[0] == boundary.kinds[1]:
+        found.append("transpose")
+    return tuple(found)
+
+
+def load(operator: FaceFluxes, source: Tensor, *, face_values: Mapping[str, Tensor]) -> Tensor:
+    """Return the right-hand side of a cell grid: the source and what the outer faces bring, integrated over cells.
+
+    Parameters
+    ----------
+    operator
+        The matrices, whose Dirichlet faces hold ``a * area / (h / 2)``.
+    source
+        ``f`` at cell centres, ``(num or 1, *space)``, float64, in the unit of ``f``.
+    face_values
+        By the name of the face, ``(num or 1, *face)``: the unknown on a Dirichlet face, the inward flux ``a du/dn`` (n
+        points outward) on a Neumann face. A face that is not named holds zero.
+
+    Returns
+    -------
+    Tensor
+        ``(num, *space)`` where num is the largest of the batch sizes; differentiable in everything.
+
+    Raises
+    ------
+    ValueError
+        If a name is none of the box's outer faces.
+    """
+    grid, kinds = operator.grid, outer_faces(operator.boundary)
+    num = max([operator.batch, source.shape[0], *(values.shape[0] for values in face_values.values())])
+    result = (source * grid.cell_volume).expand(num, *grid.shape).clone()
+    for face, values in face_values.items():
+        _check.choice("face_values", face, kinds)
+        axis = grid.axis_names.index(face[0])
+        cell, wall = (0, 0) if face.endswith("low") else (grid.shape[axis] - 1, grid.shape[axis])
+        dirichlet = kinds[face] == "dirichlet"
+        weight = operator.faces[axis].select(axis + 1, wall) if dirichlet else face_area(grid, face)
+        result.select(axis + 1, cell).add_(weight * values)
+    return result
+
+
+def without_mean(rhs: Tensor, grid: Grid) -> Tensor:
+    """Return right-hand sides ``(num, *space)`` with their discrete mean subtracted, as singular systems need it.
+
+    What may be subtracted is discretisation error: a sum of at most ``sum over axes of (h / L)^2`` times the sum of the
+    magnitudes, the size of the midpoint rule's error for a smooth right-hand side of exact mean zero.
+
+    Raises
+    ------
+    ValueError
+        If the mean is more than that: without a face that fixes the unknown there is no solution.
+    """
+    flat = rhs.flatten(1)
+    tolerance = sum(1.0 / n**2 for n in grid.shape)
+    magnitude = flat.detach().abs().sum(1)
+    share = flat.detach().sum(1).abs() / torch.where(magnitude > 0, magnitude, 1.0)
+    if not bool((share <= tolerance).all()):
+        raise ValueError(
+            "`source` and boundary fluxes must have zero sum where no face fixes the solution (all Neumann or "
+            "periodic); subtract the mean or set a Dirichlet face. "
+            f"Got a sum of {float(share.max()):.3g} of the magnitude, above {tolerance:.3g}."
+        )
+    return rhs - flat.mean(1).reshape(-1, *(1,) * grid.num_axes)
+
+
+def positive_field(name: str, values: Tensor) -> Tensor:
+    """Return a field of which every value is positive (not NaN), or raise a ValueError that names the smallest."""
+    if not bool((values > 0).all()):
+        raise ValueError(f"`{name}` must be positive everywhere. Got a smallest value of {float(values.min()):.6g}.")
+    return values

@@ -1,0 +1,55 @@
+"""The unit-coefficient Laplacian on cells, inverted by sine, cosine and Fourier transforms."""
+
+import numpy as np
+import scipy.fft
+import torch
+from torch import Tensor
+
+from vcycle.boundary import Boundary
+from vcycle.grid import Grid
+
+# Eigenfunctions at cell centres (i + 1/2) / n, with the angle per mode k, and the transform that expands in them.
+_SINE_COSINE = {
+    ("dirichlet", "dirichlet"): (scipy.fft.dst, scipy.fft.idst, 2, 1.0),
+    ("neumann", "neumann"): (scipy.fft.dct, scipy.fft.idct, 2, 0.0),
+    ("dirichlet", "neumann"): (scipy.fft.dst, scipy.fft.idst, 4, 0.5),
+    ("neumann", "dirichlet"): (scipy.fft.dct, scipy.fft.idct, 4, 0.5),
+}
+
+
+def solve_laplacian(grid: Grid, boundary: Boundary, rhs: Tensor) -> Tensor:
+    """Solve ``L w = rhs`` with the operator that :func:`vcycle.multigrid.fluxes.laplacian` gives for coefficient 1.
+
+    Parameters
+    ----------
+    grid, boundary
+        A cell grid whose faces are Dirichlet, Neumann or periodic.
+    rhs
+        Right-hand sides integrated over cells, ``(batch, *grid.shape)``, float64. Where constants are in the kernel their
+        mean is left out, and solutions have zero mean.
+
+    Returns
+    -------
+    Tensor
+        ``w``, shaped like ``rhs``.
+    """
+    values: np.ndarray = rhs.detach().cpu().numpy()
+    eigenvalues = np.zeros((1,) * grid.num_axes)
+    for axis, pair in enumerate(boundary.kinds):
+        n = grid.shape[axis]
+        if pair == ("periodic", "periodic"):
+            values, angles = scipy.fft.fft(values, axis=axis + 1, norm="ortho"), 2 * np.pi * np.arange(n) / n
+        else:
+            forward, _, kind, shift = _SINE_COSINE[pair]
+            values, angles = forward(values, kind, axis=axis + 1, norm="ortho"), np.pi * (np.arange(n) + shift) / n
+        along = (2 - 2 * np.cos(angles)) * grid.cell_volume / grid.spacing[axis] ** 2
+        eigenvalues = eigenvalues + along.reshape([-1 if a == axis else 1 for a in range(grid.num_axes)])
+    kernel = eigenvalues == 0
+    values = np.where(kernel, 0, values / np.where(kernel, 1, eigenvalues))
+    for axis, pair in enumerate(boundary.kinds):
+        if pair == ("periodic", "periodic"):
+            values = scipy.fft.ifft(values, axis=axis + 1, norm="ortho")
+        else:
+            _, inverse, kind, _ = _SINE_COSINE[pair]
+            values = inverse(values, kind, axis=axis + 1, norm="ortho")
+    return torch.from_numpy(np.ascontiguousarray(values.real)).to(rhs)

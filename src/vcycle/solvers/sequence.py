@@ -1,0 +1,215 @@
+"""The front door to all solvers: a sequence of systems in; solutions, true residuals and a status each out."""
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vcycle import _check
+from vcycle.solvers import direct, krylov_sequence, multigrid
+from vcycle.solvers.ordering import nearest_neighbour_order
+from vcycle.solvers.recycle import RecycleSpace
+from vcycle.solvers.result import SequenceResult, Solves, Status
+from vcycle.solvers.systems import LinearSystems
+
+Method = Literal["auto", "direct", "multigrid", "cg", "gmres", "gcrodr"]
+METHODS = ("auto", "direct", "multigrid", "cg", "gmres", "gcrodr")
+DEFAULT_STEPS = {"direct": 1, "multigrid": 500, "cg": 10_000, "gmres": 10_000, "gcrodr": 10_000}
+Order = Literal["given", "nearest", "auto"]
+ORDERS = ("given", "nearest", "auto")
+
+AUTO_COARSEST = 256
+"""Most unknowns of a coarsest level, for `auto`: with more, sparse LU is faster than a dense inverse."""
+FALLBACK_POINTS = 100_000
+"""Largest grid on which `auto` tries sparse LU for what multigrid left unsolved."""
+RESIDUAL_POINTS = 2**16
+ZERO_SUM = 1e-10
+"""A right-hand side of a singular system may sum to this much of the sum of its absolute values."""
+
+
+def solve_sequence(
+    systems: LinearSystems,
+    *,
+    rtol: float = 1e-8,
+    method: str = "auto",
+    order: str = "given",
+    features: Tensor | None = None,
+    recycle: RecycleSpace | None = None,
+    max_steps: int | None = None,
+    workers: int = 1,
+) -> SequenceResult:
+    """Solve a sequence of linear systems; never raises on non-convergence.
+
+    Parameters
+    ----------
+    systems
+        The systems, float64.
+    rtol
+        Tolerance for the true relative residual ``|b - A u| / |b|``, dimensionless.
+    method
+        ``"direct"`` is sparse LU, its symbolic work shared. ``"multigrid"`` is conjugate gradients with a V-cycle, for
+        definite systems in 2-D and 3-D. ``"cg"``, ``"gmres"`` and ``"gcrodr"`` are Krylov methods with the Jacobi
+        preconditioner; the last carries a subspace from each system to the next. ``"auto"`` takes multigrid where it
+        can coarsen far enough, and otherwise LU; what multigrid leaves unsolved on up to 100 000 points goes to LU.
+    order
+        ``"given"``, ``"nearest"`` (:func:`nearest_neighbour_order` of the features), or ``"auto"``: nearest for
+        ``"gcrodr"``, given otherwise. Results come back in the caller's order all the same.
+    features
+        What distances are measured in, shape ``(num, p)``; default the coefficients, or right-hand sides where the
+        matrix is shared.
+    recycle
+        A space from an earlier sequence, for ``"gcrodr"``.
+    max_steps
+        Largest number of steps per system; default 500 V-cycles, or 10 000 Krylov steps.
+    workers
+        Number of threads over systems, for ``"direct"`` and ``"multigrid"``. Answers do not depend on it.
+
+    Returns
+    -------
+    SequenceResult
+        Solutions of zero mean where the systems are singular. A system with NaN or infinity gets a solution of NaN and
+        the status that says so; one with a zero right-hand side the solution zero.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, the shapes do not fit, a method does not apply, or a singular system has a
+        right-hand side with non-zero sum.
+    TypeError
+        If ``systems.rhs`` is not float64.
+    """
+    _check.positive("rtol", rtol)
+    _check.choice("method", method, METHODS)
+    _check.choice("order", order, ORDERS)
+    _check.integer("workers", workers, 1)
+    if max_steps is not None:
+        _check.integer("max_steps", max_steps, 1)
+    if recycle is not None and method != "gcrodr":
+        raise ValueError(f"`recycle` must be None unless `method` is 'gcrodr'. Got method {method!r}.")
+    systems = _checked_systems(systems)
+    finite = _finite(systems)
+    _check_sums(systems, finite)
+    visits = _visits(systems, order, features, method)
+    chosen = visits[finite[visits]]
+    use_fallback = method == "auto"
+    method = _resolved(method, systems)
+    limit = DEFAULT_STEPS[method] if max_steps is None else max_steps
+
+    solves = _solve(_select(systems, chosen), method, rtol=rtol, limit=limit, recycle=recycle, workers=workers)
+    answers = Solves.blank(systems.rhs)
+    answers.store(chosen, solves)
+    residuals = _residuals(systems, answers.solutions)
+    exhausted = answers.iterations >= limit
+    left = torch.nonzero(finite & ~(residuals <= rtol)).flatten()
+    if use_fallback and method != "direct" and len(left) and systems.operator.grid.num_points <= FALLBACK_POINTS:
+        answers.store(left, direct.solve_all(systems.select(left), rtol=rtol, workers=workers))
+        residuals = _residuals(systems, answers.solutions)
+        exhausted[left] = False
+    facts = zip(residuals.tolist(), finite.tolist(), exhausted.tolist(), strict=True)
+    statuses = tuple(_status(r, rtol, finite=ok, exhausted=out) for r, ok, out in facts)
+    return SequenceResult(
+        answers.solutions, residuals, answers.iterations, answers.seconds, statuses, visits, solves.recycle
+    )
+
+
+def _checked_systems(systems: LinearSystems) -> LinearSystems:
+    """Return the systems without their gradient history, or raise if their parts do not fit."""
+    operator, rhs = systems.operator, systems.rhs
+    if rhs.dtype != torch.float64:
+        raise TypeError(f"`systems.rhs` must be float64. Got {rhs.dtype}.")
+    _check.shape("systems.rhs", rhs.shape, (None, *operator.grid.shape), "one right-hand side per system on the grid")
+    if operator.batch not in (1, len(rhs)):
+        raise ValueError(
+            f"`systems.operator` must have 1 or {len(rhs)} matrices, as `rhs` has rows. Got {operator.batch}."
+        )
+    reaction = None if operator.reaction is None else operator.reaction.detach()
+    plain = replace(operator, faces=tuple(face.detach() for face in operator.faces), reaction=reaction)
+    return replace(systems, operator=plain, rhs=rhs.detach())
+
+
+def _finite(systems: LinearSystems) -> Tensor:
+    """Return which systems are free of NaN and infinity, shape ``(num,)``."""
+    operator = systems.operator
+    parts = [*operator.faces, systems.rhs] + ([] if operator.reaction is None else [operator.reaction])
+    finite = torch.ones(len(systems), dtype=torch.bool)
+    for part in parts:
+        finite = finite & torch.isfinite(part.flatten(1).sum(1))  # a sum is finite only if every term is
+    return finite
+
+
+def _check_sums(systems: LinearSystems, finite: Tensor) -> None:
+    if not systems.singular:
+        return
+    flat = systems.rhs.flatten(1)
+    wrong = finite & (flat.sum(1).abs() > ZERO_SUM * flat.abs().sum(1))
+    if wrong.any():
+        first = int(torch.nonzero(wrong)[0])
+        raise ValueError(
+            "`systems.rhs` must have zero sum where constants are in the kernel; subtract its mean. "
+            f"Got sum {flat[first].sum():.3e} in system {first}."
+        )
+
+
+def _visits(systems: LinearSystems, order: str, features: Tensor | None, method: str) -> Tensor:
+    """Return the order of solution, shape ``(num,)``."""
+    num = len(systems)
+    if order == "given" or (order == "auto" and method != "gcrodr"):
+        return torch.arange(num)
+    if features is not None and (features.dim() != 2 or len(features) != num):
+        raise ValueError(f"`features` must have shape ({num}, p), one row per system. Got {tuple(features.shape)}.")
+    if features is None:
+        operator = systems.operator
+        parts = [*operator.faces] + ([] if operator.reaction is None else [operator.reaction])
+        flat = [systems.rhs.flatten(1)] if operator.batch == 1 else [part.flatten(1) for part in parts]
+        features = torch.nan_to_num(torch.cat(flat, dim=1), nan=0.0, posinf=0.0, neginf=0.0)
+    return nearest_neighbour_order(features)
+
+
+def _select(systems: LinearSystems, chosen: Tensor) -> LinearSystems:
+    if len(chosen) == len(systems) and torch.equal(chosen, torch.arange(len(chosen))):
+        return systems  # spares a copy of all coefficients
+    return systems.select(chosen)
+
+
+def _resolved(method: str, systems: LinearSystems) -> str:
+    """Return the method that ``"auto"`` stands for."""
+    if method != "auto":
+        return method
+    can_coarsen = systems.operator.grid.can_coarsen
+    return "multigrid" if can_coarsen and multigrid.can_solve(systems, max_coarsest=AUTO_COARSEST) else "direct"
+
+
+def _solve(
+    systems: LinearSystems,
+    method: str,
+    *,
+    rtol: float,
+    limit: int,
+    recycle: RecycleSpace | None,
+    workers: int,
+) -> Solves:
+    if method == "direct":
+        return direct.solve_all(systems, rtol=rtol, workers=workers)
+    if method == "multigrid":
+        return multigrid.solve_all(systems, rtol=rtol, max_steps=limit, workers=workers)
+    return krylov_sequence.solve_all(systems, method=method, rtol=rtol, max_steps=limit, recycle=recycle)
+
+
+def _residuals(systems: LinearSystems, solutions: Tensor) -> Tensor:
+    """Return the true relative residuals, some systems at a time: their temporaries stay in cache."""
+    some = max(1, RESIDUAL_POINTS // systems.operator.grid.num_points)
+    starts = range(0, len(systems), some)
+    blocks = [systems.select(slice(i, i + some)).relative_residuals(solutions[i : i + some]) for i in starts]
+    return torch.cat(blocks) if blocks else torch.zeros(0, dtype=torch.float64)
+
+
+def _status(residual: float, rtol: float, *, finite: bool, exhausted: bool) -> Status:
+    if not finite:
+        return Status.NOT_FINITE
+    if residual <= rtol:
+        return Status.SOLVED
+    if not math.isfinite(residual):
+        return Status.BREAKDOWN
+    return Status.MAX_STEPS if exhausted else Status.STAGNATED

@@ -1,0 +1,49 @@
+"""A batch of linear systems with one structure: what problems hand to solvers."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from vcycle.multigrid.fluxes import FaceFluxes
+
+
+@dataclass(frozen=True)
+class LinearSystems:
+    """``A_i u_i = b_i`` for i in the batch.
+
+    Parameters
+    ----------
+    operator
+        The matrices; batch 1 where all systems share one.
+    rhs
+        ``b``, shape ``(num, *space)``, float64, integrated over cells.
+    positive_definite
+        Whether every matrix is symmetric positive (semi-)definite, so that conjugate gradients apply.
+    singular
+        Whether constants are in the kernel. Then ``rhs`` must have zero sum, and solutions have zero mean.
+    """
+
+    operator: FaceFluxes
+    rhs: Tensor
+    positive_definite: bool
+    singular: bool = False
+
+    def __len__(self) -> int:
+        return self.rhs.shape[0]
+
+    def select(self, indices: "slice | list[int] | Tensor") -> "LinearSystems":
+        """Return some of the systems."""
+        return replace(self, operator=self.operator.select(indices), rhs=self.rhs[indices])
+
+    def relative_residuals(self, solutions: Tensor) -> Tensor:
+        """Return the true ``|b - A u| / |b|`` per system, float64, shape ``(num,)``; ``|A u|`` where ``b`` is zero."""
+        residual = self.rhs - self.operator.apply(solutions.to(self.rhs))
+        norm = self.rhs.flatten(1).norm(dim=1)
+        return residual.flatten(1).norm(dim=1) / torch.where(norm > 0, norm, torch.ones_like(norm))
+
+    def to_csr(self, index: int) -> tuple[sp.csr_matrix, np.ndarray]:
+        """Return ``(A, b)`` of system ``index`` for anyone else's solver; ``b`` has shape ``(num_points,)``."""
+        return self.operator.to_csr(index), self.rhs[index].detach().numpy().ravel()

@@ -1,0 +1,157 @@
+"""The choices of a training run that have good defaults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from vcycle import _check
+from vcycle.objectives.losses import LOSSES
+from vcycle.training.normaliser import NORMALISERS, NormaliserKind
+
+PRECISIONS = ("32", "16-mixed", "bf16-mixed")
+LOGGERS = ("csv", "tensorboard")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How :func:`vcycle.fit` trains, apart from its own arguments.
+
+    Parameters
+    ----------
+    weight_decay
+        Of AdamW (decoupled), per unit of learning rate.
+    gradient_clip
+        Largest 2-norm of the gradient over all weights; ``None`` clips nothing.
+    warmup
+        Share of all steps in which the one-cycle learning rate rises, from ``learning_rate / 25``; afterwards it falls
+        like a cosine.
+    final_division
+        The last learning rate is ``learning_rate / (25 * final_division)``.
+    ema
+        Decay per step of an exponential moving average of the weights, which then is what is validated and returned;
+        ``None`` keeps no average. Early on the decay is ``(1 + step) / (10 + step)`` where that is smaller, so that
+        the initial weights are forgotten.
+    precision
+        ``"32"``, or ``"16-mixed"`` and ``"bf16-mixed"`` for automatic mixed precision.
+    augment
+        ``True``: apply the symmetries that the data's problem declares, each to a random half of the samples of each
+        batch, to input and output alike. A tuple of names applies those: ``transpose``, ``transpose_xz``,
+        ``transpose_yz``, ``flip_x``, ``flip_y``, ``flip_z``.
+    early_stopping
+        Stop after this many epochs without a lower validation loss, and return the weights of the lowest. ``None``
+        trains all epochs and returns the last weights. Needs validation data.
+    input_normaliser, output_normaliser
+        Kinds, see :meth:`vcycle.training.Normaliser.of`.
+    checkpoint_seconds
+        Write a checkpoint at the end of an epoch when the last is this old; 0 writes one each epoch. Only with ``out``.
+    logger
+        ``"csv"`` and ``"tensorboard"`` write below ``out``; Lightning's own logger objects work too.
+    accelerator, devices, num_nodes, strategy
+        Lightning's flags of these names. One device by default, as several start this script once more for each:
+        ``devices=4, strategy="ddp"``.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range or a name unknown.
+    """
+
+    weight_decay: float = 1e-4
+    gradient_clip: float | None = 1.0
+    warmup: float = 0.2
+    final_division: float = 1e3
+    ema: float | None = None
+    precision: str = "32"
+    augment: bool | tuple[str, ...] = True
+    early_stopping: int | None = None
+    input_normaliser: NormaliserKind = "scalar"
+    output_normaliser: NormaliserKind = "scalar"
+    checkpoint_seconds: float = 10.0
+    logger: tuple[Any, ...] = LOGGERS
+    accelerator: str = "auto"
+    devices: int | str | list[int] | tuple[int, ...] = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.weight_decay < 0:
+            raise ValueError(f"`weight_decay` must not be negative. Got {self.weight_decay}.")
+        if self.gradient_clip is not None:
+            _check.positive("gradient_clip", self.gradient_clip)
+        if not 0 < self.warmup < 1:
+            raise ValueError(f"`warmup` must lie between 0 and 1. Got {self.warmup}.")
+        _check.positive("final_division", self.final_division)
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"`ema` must lie between 0 and 1. Got {self.ema}.")
+        _check.choice("precision", self.precision, PRECISIONS)
+        if self.early_stopping is not None:
+            _check.integer("early_stopping", self.early_stopping, 1)
+        _check.choice("input_normaliser", self.input_normaliser, NORMALISERS)
+        _check.choice("output_normaliser", self.output_normaliser, NORMALISERS)
+        for logger in self.logger:
+            if isinstance(logger, str):
+                _check.choice("logger", logger, LOGGERS)
+        if not isinstance(self.augment, bool):  # a list from a YAML file
+            object.__setattr__(
+                self, "augment", (self.augment,) if isinstance(self.augment, str) else tuple(self.augment)
+            )
+
+    @classmethod
+    def of(cls, config: "FitConfig | Mapping[str, Any] | None") -> "FitConfig":
+        """Read a configuration, its entries by name, or ``None`` for the defaults.
+
+        Raises
+        ------
+        ValueError
+            If an entry is unknown.
+        """
+        if isinstance(config, FitConfig):
+            return config
+        entries = dict(config or {})
+        for name in entries:
+            _check.choice("config", name, [field.name for field in fields(cls)])
+        return cls(**entries)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description; logger objects become their text."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The arguments of :func:`vcycle.fit` apart from model, data and folder; its docstring explains them.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+
+    epochs: int
+    seed: int
+    loss: Any
+    batch_size: int
+    learning_rate: float
+    config: FitConfig
+
+    def __post_init__(self) -> None:
+        _check.integer("epochs", self.epochs, 1)
+        _check.integer("seed", self.seed, 0)
+        _check.integer("batch_size", self.batch_size, 1)
+        _check.positive("learning_rate", self.learning_rate)
+        if not callable(self.loss):
+            _check.choice("loss", self.loss, LOSSES)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        own = {name: _plain(getattr(self, name)) for name in ("epochs", "seed", "loss", "batch_size", "learning_rate")}
+        return own | self.config.to_dict()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    # a function's repr holds its address, which no other process shares
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)

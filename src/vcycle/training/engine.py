@@ -1,0 +1,134 @@
+"""Lightning runs a task. Imported by :func:`vcycle.fit` only when it trains: Lightning costs seconds to import."""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # third parties' deprecations, while they are imported
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import Callback, EarlyStopping
+    from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+    from vcycle.training.callbacks import BestWeights, Log, Progress, SaveLast, WeightAverage
+    from vcycle.training.module import OperatorModule
+
+from vcycle.models import MODELS
+from vcycle.training.operator import TrainedOperator
+from vcycle.training.resume import HISTORY, LAST, OPERATOR, TENSORBOARD
+from vcycle.training.task import Task
+
+PRECISION: dict[str, Literal["32-true", "16-mixed", "bf16-mixed"]] = {
+    "32": "32-true",
+    "16-mixed": "16-mixed",
+    "bf16-mixed": "bf16-mixed",
+}
+CHATTY = (
+    "lightning.pytorch",
+    "lightning.fabric",
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+)
+
+
+def run_task(task: Task, *, folder: Path | None, progress: bool) -> TrainedOperator:
+    """Train the task's network, from the folder's checkpoint on if there is one.
+
+    Parameters
+    ----------
+    task
+        What is trained on what.
+    folder
+        Where logs and checkpoints go, or ``None``.
+    progress
+        Show a bar on standard error.
+
+    Returns
+    -------
+    TrainedOperator
+        On the CPU.
+    """
+    started = time.perf_counter()
+    config = task.run.config
+    module = OperatorModule(task)
+    best = BestWeights() if config.early_stopping else None
+    average = WeightAverage(task.network, config.ema) if config.ema else None
+    chosen: list[Callback] = [callback for callback in (best, average) if callback is not None]  # best sees the average
+    with _undisturbed():
+        trainer = _trainer(task, chosen + _callbacks(task, folder, progress=progress), folder)
+        checkpoint = folder / LAST if folder is not None and (folder / LAST).is_file() else None
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+    network = module.cpu().network
+    if average is not None:
+        average.swap(module)
+    if best is not None:
+        best.restore(module)
+    last = module.history[-1]
+    metrics = {name: value for name, value in last.items() if "loss" in name}
+    if best is not None:
+        metrics["best_validation_loss"] = best.loss
+    metrics |= {"epochs": last["epoch"], "seconds": time.perf_counter() - started}
+    operator = task.operator(network, metrics=metrics, history=module.history)
+    if folder is not None and trainer.is_global_zero and type(network) in MODELS.values():
+        operator.save(folder / OPERATOR)
+    return operator
+
+
+def _callbacks(task: Task, folder: Path | None, *, progress: bool) -> list[Callback]:
+    config = task.run.config
+    callbacks: list[Callback] = [Log(folder / HISTORY if folder is not None and "csv" in config.logger else None)]
+    if config.early_stopping:
+        callbacks.append(EarlyStopping("validation_loss", patience=config.early_stopping, check_finite=False))
+    if progress:
+        callbacks.append(Progress(task.run.epochs))
+    if folder is not None:
+        callbacks.append(SaveLast(folder / LAST, task.description, config.checkpoint_seconds))
+    return callbacks
+
+
+def _trainer(task: Task, callbacks: list[Callback], folder: Path | None) -> pl.Trainer:
+    config = task.run.config
+    loggers: list[Logger] = [logger for logger in config.logger if isinstance(logger, Logger)]
+    if folder is not None and "tensorboard" in config.logger:
+        loggers.append(TensorBoardLogger(folder, name="", version=TENSORBOARD))
+    return pl.Trainer(
+        max_epochs=task.run.epochs,
+        precision=PRECISION[config.precision],
+        accelerator=config.accelerator,
+        devices=list(config.devices) if isinstance(config.devices, tuple) else config.devices,
+        num_nodes=config.num_nodes,
+        strategy=config.strategy,
+        gradient_clip_val=config.gradient_clip,
+        callbacks=callbacks,
+        logger=loggers,
+        limit_val_batches=None if task.validation is not None else 0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=folder is not None,  # by SaveLast
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        inference_mode=False,  # validation then may keep the weights that it sees
+    )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep what Lightning does to the process inside: random state, warnings, talk and gradient mode."""
+    loggers = [logging.getLogger(name) for name in CHATTY]
+    levels = [logger.level for logger in loggers]
+    devices = range(torch.cuda.device_count())
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=devices), torch.enable_grad():
+        warnings.filterwarnings("ignore", module=r"(lightning|torchmetrics|tensorboard)(\.|$)")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

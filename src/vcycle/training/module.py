@@ -1,0 +1,146 @@
+"""One training step, said to Lightning. Imported by :func:`vcycle.fit` only: Lightning costs seconds to import."""
+
+import math
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from vcycle.training.batches import NETWORK, OrderedBatches, ShuffledBatches, stream_seed
+from vcycle.training.schedule import one_cycle
+from vcycle.training.task import Task
+
+DEVICE_SHARE = 0.25
+"""Training data that need less than this share of the free device memory are kept there."""
+
+Row = dict[str, Any]
+
+
+class OperatorModule(pl.LightningModule):
+    """A network between its normalisers, with its data and its loss; errors are measured in physical units.
+
+    Parameters
+    ----------
+    task
+        What is trained on what; its network is trained in place.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+        self.network = task.network
+        self.input_normaliser, self.output_normaliser = task.input_normaliser, task.output_normaliser
+        self.history: list[Row] = []
+        self._batches: ShuffledBatches | None = None
+        self._losses: list[Tensor] = []
+        self._rate = 0.0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map physical inputs ``(batch, channel, *space)`` to physical outputs."""
+        return self.output_normaliser.denormalise(self.network(self.input_normaliser.normalise(inputs)).float())
+
+    def train_dataloader(self) -> ShuffledBatches:
+        """Return this process's batches."""
+        self._batches = ShuffledBatches(
+            *self.task.data,
+            batch_size=self.task.run.batch_size,
+            seed=self.task.run.seed,
+            augmentation=self.task.augmentation,
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return self._batches
+
+    def val_dataloader(self) -> OrderedBatches:
+        """Return this process's share of the validation batches."""
+        inputs, outputs = self.task.data if self.task.validation is None else self.task.validation
+        return OrderedBatches(
+            inputs,
+            outputs,
+            batch_size=self.task.run.batch_size,
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return AdamW with a one-cycle learning rate that changes at every step."""
+        run = self.task.run
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=run.learning_rate, weight_decay=run.config.weight_decay)
+        cycle = partial(
+            one_cycle,
+            num_steps=int(self.trainer.estimated_stepping_batches),
+            warmup=run.config.warmup,
+            final_division=run.config.final_division,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cycle)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Keep the data on the device if they are small there."""
+        if self._batches is None or self.device.type != "cuda":
+            return
+        size = sum(part.numel() * part.element_size() for part in self.task.data)
+        if size < DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            self._batches.to(self.device)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """Return the loss of a batch; random layers draw from the epoch's stream, whatever ran before."""
+        if batch_index == 0:
+            torch.manual_seed(
+                stream_seed(
+                    self.task.run.seed, self.current_epoch * self.trainer.world_size + self.global_rank, NETWORK
+                )
+            )
+        self._rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # of this step; afterwards it is the next one's
+        inputs, outputs = batch
+        loss = self.task.loss(self(inputs), outputs)
+        self._losses.append(loss.detach())  # read once per epoch: reading waits for the device
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        """Add a batch to the mean validation loss."""
+        inputs, outputs = batch
+        self.log(
+            "validation_loss",
+            self.task.loss(self(inputs), outputs),
+            on_epoch=True,
+            batch_size=len(inputs),
+            sync_dist=True,
+            logger=False,
+        )
+
+    def finish_epoch(self) -> None:
+        """Write the epoch down in ``history``; a loss that is not a number ends the run.
+
+        Raises
+        ------
+        FloatingPointError
+            Naming the epoch and the remedy.
+        """
+        loss = float(self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean"))
+        self._losses = []
+        row: Row = {"epoch": self.current_epoch + 1, "loss": loss, "learning_rate": self._rate}
+        if self.task.validation is not None:
+            row["validation_loss"] = float(self.trainer.callback_metrics["validation_loss"])
+        self.history.append(row)
+        if not all(map(math.isfinite, row.values())):
+            raise FloatingPointError(f"The loss is not finite in epoch {row['epoch']}. Try {self._remedies()}.")
+
+    def _remedies(self) -> str:
+        run = self.task.run
+        remedies = [f"a `learning_rate` below {run.learning_rate:g}"]
+        remedies += [] if run.config.gradient_clip else ["a `gradient_clip`"]
+        remedies += [] if run.config.precision == "32" else ["`precision` '32'"]
+        return " or ".join(remedies)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the history."""
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history up again."""
+        self.history = list(checkpoint["history"])

@@ -1,0 +1,275 @@
+"""The command line, from the words to the files: what goes right, and one line with status 2 for what goes wrong."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from vcycle.cli import main
+from vcycle.commands import COMMANDS
+
+WRONG = [
+    (["generat"], "unknown command 'generat'. Did you mean 'generate'?"),
+    (["--jsn"], "unknown command '--jsn'."),
+    (["generate", "darcy"], "missing argument: out."),
+    (
+        ["generate", "darci", "--out", "x"],
+        "`problem` must be one of darcy, poisson, helmholtz. Got darci. Did you mean 'darcy'?",
+    ),
+    (
+        ["generate", "darcy", "--out", "x", "--num-sample", "4"],
+        "unknown argument '--num-sample'. Did you mean '--num-samples'?",
+    ),
+    (["generate", "darcy", "--out", "x", "--num-samples", "4.5"], "`num_samples` must be an integer. Got 4.5."),
+    (["generate", "darcy", "--out", "x", "--num-samples", "0"], "`num_samples` must be at least 1. Got 0."),
+    (
+        ["generate", "darcy", "--out", "x", "--shape", "8,8"],
+        "`shape` must be cells per axis, such as 64 or 32x32. Got 8,8.",
+    ),
+    (["generate", "darcy", "--out", "x", "--problem-args", "colour=red"], "`problem darcy` has no 'colour'."),
+    (["generate", "darcy", "--out", "x", "--problem-args", "coeficient=a"], "Did you mean 'coefficient'?"),
+    (
+        ["generate", "darcy", "--out", "x", "--problem-args", "coefficient"],
+        "`problem_args` must be key=value. Got coefficient.",
+    ),
+    (["check"], "missing argument: data."),
+    (["check", "a.zarr", "b"], "unexpected argument 'b'."),
+    (["check", "nowhere.zarr"], "nowhere.zarr does not exist"),
+    (["train", "--out", "x"], "`data` must be given, or a recipe with --config."),
+    (["train", "a", "--config", "b", "--out", "x"], "`data` must not be given with --config"),
+    (["train", "--config", "nowhere.yaml", "--out", "x"], "nowhere.yaml: No such file or directory"),
+    (["train", "a", "--out", "x", "--model", "mgn"], "`model` must be one of mgno, fno. Got mgn. Did you mean 'mgno'?"),
+    (["train", "nowhere.zarr", "--out", "x"], "nowhere.zarr does not exist"),
+    (["evaluate", "nowhere", "b"], "nowhere does not exist; make it with `vcycle train`."),
+    (["predict", "nowhere", "b.npy", "--out", "x.txt"], "`out` must end in .npy. Got x.txt."),
+    (["export", "nowhere", "--out", "x.pt"], "`out` must end in .pt2. Got x.pt."),
+    (
+        ["convert", "nowhere.pt", "--out", "x.zarr"],
+        "nowhere.pt does not exist; it is in the repository neuraloperator/neuraloperator",
+    ),
+    (["convert", "a.zarr", "--out", "x.csv"], "`path` must end in one of .zarr, .pt. Got 'x.csv'."),
+    (["info", "nowhere"], "nowhere does not exist."),
+    (["demo", "--seed", "-1"], "`seed` must be at least 0. Got -1."),
+]
+
+
+def fails(capsys, argv, message):
+    """Run a command that must fail in one line."""
+    capsys.readouterr()
+    assert main(argv) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1, printed.err
+    assert printed.err.startswith("vcycle")
+    assert message in printed.err
+
+
+@pytest.mark.parametrize(("argv", "message"), WRONG, ids=[" ".join(argv) for argv, _ in WRONG])
+def test_wrong_usage_is_one_line_and_status_2(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fails(capsys, argv, message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_version(capsys):
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    assert all(f"  {name} " in overview for name in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("vcycle 0.")
+    for name in COMMANDS:
+        assert main([name, "--help"]) == 0
+        assert f"usage: vcycle {name}" in capsys.readouterr().out
+
+
+def test_every_argument_has_a_line_of_help():
+    from vcycle.cli import _parameter_help, _parameters
+
+    for command in COMMANDS.values():
+        texts = _parameter_help(command)
+        assert {p.name for p in _parameters(command)} == {name for name, text in texts.items() if text}, (
+            command.__name__
+        )
+
+
+def test_interruption_and_internal_errors(capsys, monkeypatch):
+    def interrupted(*, out: str = "") -> None:
+        """Wait."""
+        raise KeyboardInterrupt
+
+    def stopped(*, out: str = "") -> None:
+        """Stop, as the training engine does."""
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    def broken(*, out: str = "") -> None:
+        """Break."""
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setitem(COMMANDS, "info", interrupted)
+    monkeypatch.setitem(COMMANDS, "train", stopped)
+    monkeypatch.setitem(COMMANDS, "check", broken)
+    for name in ("info", "train"):
+        assert main([name]) == 130
+        assert capsys.readouterr().err == f"vcycle {name}: interrupted; run the same command to resume\n"
+    assert main(["check"]) == 1
+    error = capsys.readouterr().err
+    assert error == "vcycle check: internal error, please report it (RuntimeError: two lines); --debug shows where\n"
+    assert main(["check", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_info_of_the_installation(capsys):
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["torch"] == torch.__version__
+
+
+# ----------------------------------------------------------------------------------------------- a miniature of the job
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A data set and an operator trained on part of it, made by the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    data, run = str(folder / "darcy.zarr"), str(folder / "run")
+    small = ["--model-args", "levels=2", "width=4", "depth=1", "--fit-args", "batch_size=4"]
+    assert main(["generate", "darcy", "--out", data, "--num-samples", "12", "--shape", "8x8", "--json"]) == 0
+    assert main(["train", data, "--out", run, "--test", "4", "--epochs", "1", *small, "--json"]) == 0
+    return folder
+
+
+def run_json(capsys, *argv):
+    capsys.readouterr()
+    status = main([*argv, "--json"])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    return json.loads(printed.out)
+
+
+def test_check_and_info(workplace, capsys):
+    data, run = str(workplace / "darcy.zarr"), str(workplace / "run")
+    assert run_json(capsys, "check", data)["ok"] is True
+    capsys.readouterr()
+    assert main(["check", data, "--others", data]) == 1
+    assert "12" in capsys.readouterr().out
+    described = run_json(capsys, "info", data)
+    assert (described["samples"], described["grid"]["shape"]) == (12, [8, 8])
+    described = run_json(capsys, "info", run)
+    assert described["arguments"]["levels"] == 2
+    assert described["weights"] > 0
+
+
+def test_evaluation_keeps_to_unseen_samples(workplace, capsys):
+    data, run = str(workplace / "darcy.zarr"), str(workplace / "run")
+    unseen = run_json(capsys, "evaluate", run, data)
+    everything = run_json(capsys, "evaluate", run, data, "--with-training")
+    assert (unseen["num_samples"], everything["num_samples"]) == (4, 12)
+    assert unseen["relative_l2"] != everything["relative_l2"]
+
+
+def test_predict_from_arrays_equals_predict_from_data(workplace, capsys):
+    from vcycle import Dataset, load
+
+    data, run = workplace / "darcy.zarr", str(workplace / "run")
+    inputs = Dataset.open(data).inputs
+    np.save(workplace / "inputs.npy", inputs.numpy())
+    first, second = str(workplace / "a.npy"), str(workplace / "b.npy")
+    run_json(capsys, "predict", run, str(data), "--out", first)
+    run_json(capsys, "predict", run, str(workplace / "inputs.npy"), "--out", second)
+    expected = load(run).predict(inputs).numpy()
+    assert np.array_equal(np.load(first), np.load(second))
+    assert np.array_equal(np.load(first), expected)
+
+
+def test_certify_brackets_the_true_error(workplace, capsys):
+    from vcycle import Dataset, load
+
+    data, run, polished = workplace / "darcy.zarr", str(workplace / "run"), str(workplace / "polished.npy")
+    bounds = run_json(capsys, "certify", run, str(data), "--polish", polished)
+    assert len(bounds["sample_id"]) == 4
+    dataset = Dataset.open(data)
+    rows = [list(dataset.sample_id).index(i) for i in bounds["sample_id"]]
+    chosen = dataset.subset(rows)
+    error = (load(run).predict(chosen.inputs).double() - chosen.outputs).squeeze(1)
+    true = (error * chosen.problem.systems(chosen.inputs).operator.apply(error)).sum((1, 2)).sqrt()
+    assert (torch.tensor(bounds["lower"], dtype=torch.float64) <= true).all()
+    assert (torch.tensor(bounds["upper"], dtype=torch.float64) >= true).all()
+    difference = torch.from_numpy(np.load(polished)) - chosen.outputs
+    assert (difference.norm() / chosen.outputs.norm()).item() < 1e-6
+
+
+def test_benchmark_compares(workplace, capsys):
+    rows = run_json(capsys, "benchmark", str(workplace / "run"), str(workplace / "darcy.zarr"))["rows"]
+    assert len(rows) >= 2
+
+
+def test_exported_program_predicts_the_same(workplace, capsys):
+    from vcycle import Dataset, load
+
+    run, path = str(workplace / "run"), str(workplace / "operator.pt2")
+    run_json(capsys, "export", run, "--out", path)
+    inputs = Dataset.open(workplace / "darcy.zarr").inputs.float()[:5]
+    with torch.no_grad():
+        exported = torch.export.load(path).module()(inputs)
+    assert torch.allclose(exported, load(run).predict(inputs), rtol=1e-5, atol=1e-7)
+
+
+def test_conversion_there_and_back(workplace, capsys):
+    from vcycle import Dataset
+
+    data, there, back = (str(workplace / name) for name in ("darcy.zarr", "there.pt", "back.zarr"))
+    run_json(capsys, "convert", data, "--out", there)
+    run_json(capsys, "convert", there, "--out", back)
+    assert torch.equal(Dataset.open(back).outputs, Dataset.open(data).outputs)
+
+
+def test_same_command_again_changes_nothing(workplace, capsys):
+    data = str(workplace / "darcy.zarr")
+    again = run_json(capsys, "generate", "darcy", "--out", data, "--num-samples", "12", "--shape", "8x8")
+    assert again["num_samples"] == 12
+    fails(capsys, ["generate", "darcy", "--out", data, "--num-samples", "12", "--shape", "16x16"], "shape")
+
+
+def test_unusable_files_are_one_line(workplace, capsys, tmp_path):
+    data, run = workplace / "darcy.zarr", workplace / "run"
+    inputs = np.load(workplace / "inputs.npy") if (workplace / "inputs.npy").exists() else np.ones((2, 1, 8, 8))
+    inputs[1, 0, 2, 3] = np.nan
+    np.save(tmp_path / "nan.npy", inputs)
+    np.save(tmp_path / "channels.npy", np.ones((2, 3, 8, 8)))
+    (tmp_path / "text.npy").write_text("no array")
+    out = tmp_path / "out.npy"
+    for name, message in {
+        "nan": "`inputs` must be finite. Got NaN or infinity in sample 1.",
+        "channels": "`inputs` must have shape (any, 1, any, any)",
+        "text": "is not a NumPy file of numbers",
+    }.items():
+        fails(capsys, ["predict", str(run), str(tmp_path / f"{name}.npy"), "--out", str(out)], message)
+    corrupt = tmp_path / "corrupt.zarr"
+    shutil.copytree(data, corrupt)
+    (corrupt / "zarr.json").write_text("{")
+    fails(capsys, ["evaluate", str(run), str(corrupt)], "corrupt.zarr")
+    broken = tmp_path / "broken"
+    shutil.copytree(run / "operator", broken)
+    description = json.loads((broken / "operator.json").read_text())
+    description["model"]["config"]["width"] = 5
+    (broken / "operator.json").write_text(json.dumps(description))
+    fails(capsys, ["predict", str(broken), str(data), "--out", str(out)], "weights of another model")
+    assert not out.exists()
+
+
+def test_wrong_training_is_one_line(workplace, capsys, tmp_path):
+    data, out = str(workplace / "darcy.zarr"), str(tmp_path / "run")
+    for extra, message in {
+        ("--fit-args", "batchsize=4"): "`fit` has no 'batchsize'. Did you mean 'batch_size'?",
+        ("--model-args", "level=4"): "`model mgno` has no 'level'. Did you mean 'levels'?",
+        ("--test", "12"): "`test` and `validation` must leave samples to train on. Got 12 and 0 of 12.",
+        ("--epochs", "0"): "`epochs` must be at least 1. Got 0.",
+    }.items():
+        fails(capsys, ["train", data, "--out", out, *extra], message)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,194 @@
+"""The cycle, its classical levels and the learned layer, against dense matrices and against each other."""
+
+import pytest
+import torch
+from helpers import assert_close
+
+from vcycle.boundary import Boundary
+from vcycle.grid import Grid
+from vcycle.multigrid.classical import ClassicalLevel, DenseLevel, chebyshev_weights, hierarchy, v_cycle
+from vcycle.multigrid.cycle import cycle
+from vcycle.multigrid.fluxes import laplacian
+from vcycle.multigrid.layer import MultigridLayer
+from vcycle.multigrid.padding import Padding
+from vcycle.multigrid.transfers import apply_stencil, linear_weight, prolong
+
+MIXED = (("dirichlet", "neumann"), ("neumann", "dirichlet"))
+KINDS = {"dirichlet": "dirichlet", "neumann": "neumann", "periodic": "periodic", "mixed": MIXED}
+
+
+def poisson(shape, kinds, coefficient=None):
+    grid = Grid(shape, periodic=kinds == "periodic")
+    return laplacian(grid, Boundary.on(grid, kinds), coefficient=coefficient)
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def columns(function, shape):
+    """Return the dense matrix of a linear map of fields ``(batch, *shape)``."""
+    size = torch.Size(shape).numel()
+    return function(torch.eye(size, dtype=torch.float64).reshape(size, *shape)).reshape(size, -1).T
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+def test_chebyshev_weights_have_the_fourth_kind_polynomial(degree):
+    theta = torch.linspace(0.1, 3.0, 20, dtype=torch.float64)
+    x = 1 - torch.cos(theta)  # rho (1 - cos) / 2 with rho = 2
+    product = torch.ones_like(x)
+    for weight in chebyshev_weights(degree):
+        product *= 1 - weight * x
+    expected = torch.sin((degree + 0.5) * theta) / torch.sin(theta / 2) / (2 * degree + 1)
+    assert_close(product, expected)
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+def test_restriction_is_the_transpose_of_interpolation(kinds):
+    padding = Padding.of(poisson((8, 12), kinds).boundary, "cell")
+    weight = linear_weight(2)
+    P = columns(lambda u: prolong(u[:, None], weight, padding, (8, 12))[:, 0], (4, 6))
+    R = columns(lambda f: apply_stencil(f[:, None], weight, padding, stride=2)[:, 0], (8, 12))
+    assert_close(R, P.T)
+
+
+def test_interpolation_is_exact_for_linear_functions():
+    grid, padding = Grid((8, 8), periodic=False), Padding.of(Boundary.of("neumann", 2), "cell")
+    fine, coarse = (torch.from_numpy(g.mesh()[0] + 2 * g.mesh()[1]) for g in (grid, grid.coarsened()))
+    result = prolong(coarse[None, None], linear_weight(2), padding, (8, 8))[0, 0]
+    assert_close(result[1:-1, 1:-1], fine[1:-1, 1:-1])
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+def test_cycle_is_symmetric_and_positive(kinds):
+    levels = hierarchy(poisson((16, 16), kinds))
+    B = columns(lambda f: v_cycle(levels, f), (16, 16))
+    assert_close(B, B.T)
+    centred = torch.eye(256, dtype=torch.float64) - (1 / 256 if kinds in ("neumann", "periodic") else 0)
+    eigenvalues = torch.linalg.eigvalsh(centred @ B @ centred)
+    assert eigenvalues[0 if kinds in ("dirichlet", MIXED) else 1] > 1e-3
+
+
+def contraction(kinds, size, steps=25):
+    """Return the energy-norm contraction of the V(1,1)-cycle: the spectral radius of I - BA, by power iteration."""
+    operator = poisson((size, size), kinds)
+    levels, singular = hierarchy(operator), not operator.boundary.fixes_constant
+    error, previous = random(1, size, size), 1.0
+    for _ in range(steps):
+        if singular:
+            error = error - error.mean()
+        error = error / operator.energy(error).sqrt()
+        error = error - v_cycle(levels, operator.apply(error))
+        previous = operator.energy(error).sqrt().item()
+    return previous
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+def test_contraction_does_not_depend_on_the_size(kinds):
+    rates = [contraction(kinds, size) for size in (64, 128, 256, 512)]
+    assert max(rates) <= 0.15, rates
+    assert max(rates) - min(rates) <= 0.02, rates
+
+
+@pytest.mark.parametrize("kind", ["backslash", "V", "W", "F"])
+def test_every_kind_of_cycle_converges_to_the_solution(kind):
+    operator = poisson((32, 32), "dirichlet", coefficient=1 + random(2, 32, 32).square())
+    solution, levels = random(2, 32, 32, seed=1), hierarchy(operator)
+    u, f = None, operator.apply(solution)
+    for _ in range(60):
+        u = v_cycle(levels, f, u, kind)
+    assert_close(u, solution, rtol=1e-10)
+
+
+def test_w_cycle_contracts_at_least_as_fast_as_v():
+    operator = poisson((32, 32), "dirichlet")
+    levels, f = hierarchy(operator, degree=1), random(1, 32, 32)
+    exact = torch.linalg.solve(columns(operator.apply, (32, 32)), f.flatten()).reshape(1, 32, 32)
+    errors = {kind: operator.energy(v_cycle(levels, f, None, kind) - exact).item() for kind in ("backslash", "V", "F", "W")}
+    assert errors["W"] <= errors["F"] <= errors["V"] < errors["backslash"]
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("shape", [(12,), (8, 12), (8, 4, 4)], ids=["1d", "2d", "3d"])
+def test_coarsened_constant_coefficient_is_the_coarse_operator(kinds, shape):
+    kinds = kinds if isinstance(kinds, str) else (kinds * 2)[: len(shape)]
+    operator = poisson(shape, kinds)
+    coarse = laplacian(operator.grid.coarsened(), operator.boundary)
+    assert_close(torch.from_numpy(operator.coarsened().to_csr().toarray()), torch.from_numpy(coarse.to_csr().toarray()))
+
+
+def test_padding_by_kind_and_centring():
+    u = torch.arange(1.0, 5.0)[None, None]
+    expected = {
+        ("dirichlet", "cell"): [-2, -1, 1, 2, 3, 4, -4, -3],
+        ("neumann", "cell"): [2, 1, 1, 2, 3, 4, 4, 3],
+        ("periodic", "cell"): [3, 4, 1, 2, 3, 4, 1, 2],
+        ("dirichlet", "vertex"): [0, 0, 1, 2, 3, 4, 0, 0],
+        ("neumann", "vertex"): [3, 2, 1, 2, 3, 4, 3, 2],
+        ("periodic", "vertex"): [3, 4, 1, 2, 3, 4, 1, 2],
+    }
+    for (kind, centring), values in expected.items():
+        padding = Padding.of(Boundary.of(kind, 1), centring)
+        assert padding.pad(u, 2)[0, 0].tolist() == values
+        assert padding.pad(u, 1)[0, 0].tolist() == values[1:-1]
+
+
+def learned_layer(padding, smoothing, **options):
+    torch.manual_seed(0)
+    return MultigridLayer(2, 3, padding, smoothing=smoothing, **options).double()
+
+
+@pytest.mark.parametrize("shape", [(17, 12), (16, 16)])
+@pytest.mark.parametrize("options", [{"kind": "backslash"}, {"kind": "V"}, {"kind": "W"}, {"residual_restriction": True}])
+def test_learned_layer_is_linear(shape, options):
+    layer = learned_layer(Padding.of(Boundary.of("dirichlet", 2), "cell"), ((1, 1), (2, 1), (2, 0)), **options)
+    f, g = random(2, 2, *shape), random(2, 2, *shape, seed=1)
+    assert_close(layer(2.0 * f - 3.0 * g), 2.0 * layer(f) - 3.0 * layer(g))
+
+
+def freeze_poisson(layer, classical, degree):
+    """Give a one-channel layer the stencils of classical multigrid; the coarsest smoothing is the classical solve."""
+    for level, learned in zip(classical[:-1], layer.levels[:-1], strict=True):
+        laplace = torch.tensor([[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]], dtype=torch.float64)
+        point = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]], dtype=torch.float64)
+        for way in (learned.pre, learned.post):
+            for step, weight in zip(way, chebyshev_weights(degree), strict=True):
+                step.S.weight.data[0, 0] = point * weight / 4
+                if step.A is not None:
+                    step.A.weight.data[0, 0] = laplace
+        learned.A.weight.data[0, 0] = laplace
+        learned.R.weight.data = learned.P.weight.data = linear_weight(2)
+        assert level.operator.grid.num_axes == 2
+    return [*layer.levels[:-1], _CoarseSolve(classical[-1])]
+
+
+class _CoarseSolve:
+    def __init__(self, level):
+        self.level = level
+
+    def smooth(self, f, u, *, post=False):
+        return self.level.smooth(f[:, 0], None)[:, None]
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("shape", [(32, 32), (48, 32)])
+def test_layer_with_poisson_stencils_is_the_classical_cycle(kinds, shape):
+    grid = Grid(shape, extent=shape, periodic=kinds == "periodic")  # square cells of size 1
+    operator, classical, degree = laplacian(grid, Boundary.on(grid, kinds)), [], 3
+    while operator.grid.can_coarsen:
+        classical.append(ClassicalLevel(operator, degree=degree, diagonal=torch.tensor(4.0, dtype=torch.float64)))
+        operator = operator.coarsened()
+    classical.append(DenseLevel(operator))
+    smoothing = ((degree, degree),) * (len(classical) - 1) + ((1, 0),)
+    layer = MultigridLayer(
+        1, 1, classical[0].padding, smoothing=smoothing, residual_restriction=True, restriction_kernel=4
+    ).double()
+    f = random(3, *shape)
+    learned = cycle(freeze_poisson(layer, classical, degree), f[:, None])[:, 0]
+    assert_close(learned, v_cycle(classical, f), rtol=1e-12)
+
+
+def test_wrong_counts_are_named():
+    with pytest.raises(ValueError, match="`smoothing` must have at least one step before"):
+        learned_layer(Padding.zeros(2), ((0, 1), (1, 0)))(random(1, 2, 8, 8))
