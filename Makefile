@@ -12,5 +12,6 @@ lint:  ## style, types and import order
 	mypy
 	lint-imports
 
-full:  ## everything, also what is too slow for CI: hours rather than minutes
+full:  ## also what is too slow for CI, about an hour; writes benchmarks/full.md
 	python -m pytest -n 2
+	python benchmarks/full.py

@@ -27,4 +27,5 @@ def assert_order(errors: Sequence[float], sizes: Sequence[float], expected: floa
     fitted = -np.polyfit(log_sizes, log_errors, 1)[0]
     last = -(log_errors[-1] - log_errors[-2]) / (log_sizes[-1] - log_sizes[-2])
     message = f"order {fitted:.3f} (last pair {last:.3f}) is not {expected} +- {tolerance}; errors {list(errors)}"
-    assert abs(fitted - expected) <= tolerance and abs(last - expected) <= tolerance, message
+    assert abs(fitted - expected) <= tolerance, message
+    assert abs(last - expected) <= tolerance, message

@@ -96,6 +96,17 @@ def test_every_argument_has_a_line_of_help():
         )
 
 
+def test_a_loss_that_is_not_finite_is_the_users_to_mend(capsys, monkeypatch):
+    def diverging() -> None:
+        """Diverge."""
+        raise FloatingPointError("The loss is not finite in epoch 1. Try a `learning_rate` below 1.")
+
+    monkeypatch.setitem(COMMANDS, "train", diverging)
+    assert main(["train"]) == 2
+    expected = "vcycle train: The loss is not finite in epoch 1. Try a `learning_rate` below 1.\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_interruption_and_internal_errors(capsys, monkeypatch):
     def interrupted(*, out: str = "") -> None:
         """Wait."""

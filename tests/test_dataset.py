@@ -17,7 +17,7 @@ def random_dataset(num=12, *, channels=(2, 1), shape=(4, 6), seed=0, dtype=np.fl
     return Dataset.from_arrays(inputs, outputs, **settings)
 
 
-# ------------------------------------------------------------------------------------------------ from arrays, store, load
+# --------------------------------------------------------------------------------------------- from arrays, store, load
 
 
 def test_from_arrays_keeps_every_bit_and_copies():
@@ -65,7 +65,7 @@ def test_store_and_load_is_the_identity_bit_for_bit(tmp_path_factory, num, shape
     loaded = Dataset.open(path)
     for spec in dataset.specs:
         ours, theirs = dataset.array(spec.name), loaded.array(spec.name)
-        assert ours.dtype == theirs.dtype and ours.tobytes() == theirs.tobytes(), spec.name
+        assert (ours.dtype, ours.tobytes()) == (theirs.dtype, theirs.tobytes()), spec.name
     assert (loaded.grid, loaded.boundary, loaded.specs) == (dataset.grid, dataset.boundary, dataset.specs)
     assert loaded.fingerprint() == dataset.fingerprint()
     assert np.array_equal(loaded.parameters.numpy(), np.arange(num)[:, None] / 7)
@@ -142,7 +142,7 @@ def test_from_arrays_refuses(arguments, message):
         Dataset.from_arrays(x, y, **given_arguments)
 
 
-# ---------------------------------------------------------------------------------------------------------- split, subset
+# -------------------------------------------------------------------------------------------------------- split, subset
 
 
 @given(num=st.integers(3, 60), test=st.integers(1, 30), validation=st.integers(0, 30), seed=st.integers(0, 5))
@@ -211,7 +211,7 @@ def test_the_fingerprint_follows_the_content():
     assert len({base.fingerprint(), *(other.fingerprint() for other in changed)}) == 6
 
 
-# ---------------------------------------------------------------------------------------------------------- damaged stores
+# ------------------------------------------------------------------------------------------------------- damaged stores
 
 
 def cut(file, size=-8):
@@ -285,7 +285,7 @@ def full_disk(chunk):
     return 0
 
 
-# -------------------------------------------------------------------------------------------------------------------- check
+# ---------------------------------------------------------------------------------------------------------------- check
 
 
 def kinds(report):

@@ -60,7 +60,7 @@ def independent_residuals(dataset):
     return np.linalg.norm(residuals, axis=1) / np.linalg.norm(b)
 
 
-# ------------------------------------------------------------------------------------------------------------- the numbers
+# ---------------------------------------------------------------------------------------------------------- the numbers
 
 
 @pytest.mark.parametrize("coefficient", ["two-phase", "lognormal"])
@@ -74,6 +74,18 @@ def test_every_stored_sample_solves_an_independent_assembly(tmp_path, coefficien
     assert np.abs(spoiled - dataset.field("solution").numpy()).max() > 0  # and the assembly would notice:
     first = assembled_darcy(dataset.field("coefficient").numpy()[0, 0], 1 / 16) @ spoiled[0].ravel()
     assert np.linalg.norm(1 - first) / 16 > rtol
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_mean_removed_from_a_singular_problem_is_stored(tmp_path, dtype):
+    grid = vc.Grid((16, 16))
+    source = np.sin(2 * np.pi * grid.mesh()[0]) + 0.002
+    problem = vc.problems.Darcy(grid, "neumann", source=source)
+    make(problem, tmp_path / "d.zarr", num_samples=5, chunk_size=2, output_dtype=dtype)
+    reopened = Dataset.open(tmp_path / "d.zarr")
+    assert_close(reopened.solver["removed_mean"], torch.full((5,), 0.002, dtype=torch.float64))
+    assert ("stored_residual" in reopened.solver) == (dtype == "float32")
+    assert "removed_mean" not in make(darcy(), num_samples=2).solver
 
 
 def test_samples_depend_on_the_problem_the_seed_and_their_number_only():
@@ -150,7 +162,7 @@ def test_faces_are_stored_without_their_axis(tmp_path):
     assert residual.max() < 1e-8 * problem.systems(dataset.inputs).rhs.flatten(1).norm(dim=1).max()
 
 
-# ----------------------------------------------------------------------------------------------------- resuming, refusing
+# --------------------------------------------------------------------------------------------------- resuming, refusing
 
 KILLED = """
     import os, random, signal, sys, time
@@ -160,7 +172,7 @@ KILLED = """
 
     class Slow(vc.problems.Darcy):  # so that a kill lands inside
         def sample(self, seed, indices):
-            time.sleep(0.004)
+            time.sleep(0.01)
             return super().sample(seed, indices)
 
     out, chance = Path(sys.argv[1]), random.Random(int(sys.argv[2]))
@@ -189,7 +201,7 @@ def test_killed_five_times_and_resumed_it_is_byte_for_byte_the_same(tmp_path):
     chance = str(random.SystemRandom().randrange(10**6))
     run = subprocess.run([sys.executable, script, killed, chance], capture_output=True, text=True, check=False)
     counts = [int(line) for line in run.stdout.split()]
-    assert run.returncode == 0 and len(counts) == 5, run.stderr
+    assert (run.returncode, len(counts)) == (0, 5), run.stderr
     assert all(0 < count < 75 for count in counts), f"the kills came too late or too early: {counts}"
     with pytest.raises(vc.DataError, match=r"is incomplete: .* of 75 chunks"):
         Dataset.open(killed)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from helpers import assert_close, assert_order
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_close
 
+from helpers import assert_close
 from vcycle.models import MgNO
 from vcycle.models.reference import convert_reference_weights
 
@@ -79,12 +79,16 @@ def reference_forward(weights, smoothing, depth, a):
 
 
 def converted(weights, smoothing, width, depth):
-    model = MgNO(1, 1, width=width, depth=depth, levels=len(smoothing), cycle="V", smoothing=smoothing, boundary="zeros")
+    model = MgNO(
+        1, 1, width=width, depth=depth, levels=len(smoothing), cycle="V", smoothing=smoothing, boundary="zeros"
+    )
     model.double().load_state_dict(convert_reference_weights(weights))
     return model
 
 
-@pytest.mark.parametrize(("smoothing", "width", "depth"), [(SMOOTHING, 5, 3), (PUBLISHED, 24, 4)], ids=["general", "published"])
+@pytest.mark.parametrize(
+    ("smoothing", "width", "depth"), [(SMOOTHING, 5, 3), (PUBLISHED, 24, 4)], ids=["general", "published"]
+)
 def test_converted_weights_give_the_transcribed_forward(smoothing, width, depth):
     generator = torch.Generator().manual_seed(0)
     weights = reference_weights(smoothing, width, depth, generator)
@@ -94,7 +98,8 @@ def test_converted_weights_give_the_transcribed_forward(smoothing, width, depth)
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="`state` must hold the weights of a reference MgNO_DC. Got the name 'conv1.weight'"):
+    wanted = r"`state` must hold the weights of a reference MgNO_DC\. Got the name 'conv1\.weight'"
+    with pytest.raises(ValueError, match=wanted):
         convert_reference_weights({"conv1.weight": torch.zeros(1)})
 
 

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from helpers import assert_close
 from torch import nn
 
+from helpers import assert_close
 from vcycle.boundary import Boundary
 from vcycle.grid import Grid
 from vcycle.layers.coordinates import append_coordinates
@@ -150,7 +150,9 @@ def test_mgno_at_a_wall_continues_as_the_reflected_field_does(kind):
 
     def layer(boundary):
         torch.manual_seed(0)
-        made = MultigridLayer(1, 2, Padding.of(Boundary.of(boundary, 1), "cell"), smoothing=((1, 1), (2, 0)), restriction_kernel=4)
+        made = MultigridLayer(
+            1, 2, Padding.of(Boundary.of(boundary, 1), "cell"), smoothing=((1, 1), (2, 0)), restriction_kernel=4
+        )
         for parameter in made.parameters():  # stencils that reflection leaves as they are
             parameter.data = parameter.data + parameter.data.flip(-1)
         return made.double()

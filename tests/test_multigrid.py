@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers import assert_close
 
+from helpers import assert_close
 from vcycle.boundary import Boundary
 from vcycle.grid import Grid
 from vcycle.multigrid.classical import ClassicalLevel, DenseLevel, chebyshev_weights, hierarchy, v_cycle
@@ -105,7 +105,8 @@ def test_w_cycle_contracts_at_least_as_fast_as_v():
     operator = poisson((32, 32), "dirichlet")
     levels, f = hierarchy(operator, degree=1), random(1, 32, 32)
     exact = torch.linalg.solve(columns(operator.apply, (32, 32)), f.flatten()).reshape(1, 32, 32)
-    errors = {kind: operator.energy(v_cycle(levels, f, None, kind) - exact).item() for kind in ("backslash", "V", "F", "W")}
+    kinds = ("backslash", "V", "F", "W")
+    errors = {kind: operator.energy(v_cycle(levels, f, None, kind) - exact).item() for kind in kinds}
     assert errors["W"] <= errors["F"] <= errors["V"] < errors["backslash"]
 
 
@@ -140,7 +141,9 @@ def learned_layer(padding, smoothing, **options):
 
 
 @pytest.mark.parametrize("shape", [(17, 12), (16, 16)])
-@pytest.mark.parametrize("options", [{"kind": "backslash"}, {"kind": "V"}, {"kind": "W"}, {"residual_restriction": True}])
+@pytest.mark.parametrize(
+    "options", [{"kind": "backslash"}, {"kind": "V"}, {"kind": "W"}, {"residual_restriction": True}]
+)
 def test_learned_layer_is_linear(shape, options):
     layer = learned_layer(Padding.of(Boundary.of("dirichlet", 2), "cell"), ((1, 1), (2, 1), (2, 0)), **options)
     f, g = random(2, 2, *shape), random(2, 2, *shape, seed=1)

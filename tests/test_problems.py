@@ -332,6 +332,8 @@ def test_no_solution_is_refused_where_nothing_fixes_the_constant(boundary):
     systems = problem.systems(problem.sample(0, [0, 1]))
     assert systems.singular
     assert_close(systems.rhs[1] * 256, torch.from_numpy(np.sin(2 * PI * x)))  # the mean is gone, nothing else
+    assert_close(systems.removed_mean, torch.full((2,), 0.002, dtype=torch.float64))
+    assert_close(systems.select([1]).removed_mean, systems.removed_mean[1:])
     u = direct(systems, 1)
     residual = systems.relative_residuals(torch.stack([torch.zeros_like(u), u]))[1]
     assert residual < 1e-12
@@ -352,6 +354,16 @@ def test_singular_poisson_samples_are_solvable(periodic):
     assert (systems.rhs.sum((1, 2)).abs() <= 1e-13 * systems.rhs.abs().sum((1, 2))).all()
     u = torch.stack([direct(systems, i) for i in range(3)])
     assert (systems.relative_residuals(u) < 1e-12).all()
+
+
+def test_removed_mean_is_of_source_and_fluxes_per_sample_and_volume():
+    problem = Poisson(Grid((12, 10), (1.0, 2.0)), "neumann")
+    fields = problem.sample(4, range(3))
+    shifts = torch.tensor([0.0, 0.02, -0.03], dtype=torch.float64)
+    fields["source"] = fields["source"] + shifts.reshape(3, 1, 1, 1)
+    fields["flux_x_high"] = fields["flux_x_high"] + 0.01  # over a box that is 1 long: as much as 0.01 in the source
+    assert_close(problem.systems(fields).removed_mean, shifts + 0.01, rtol=1e-10)
+    assert Poisson(Grid((12, 10))).systems(Poisson(Grid((12, 10))).sample(0, [0])).removed_mean is None
 
 
 def test_poisson_boundary_values_agree_at_corners():

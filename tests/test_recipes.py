@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,13 @@ def test_wrong_models_and_formats():
         recipes.build_model("unet", None, {})
     with pytest.raises(ValueError, match="`format` must be one of"):
         recipes.read_data("x", "csv")
+
+
+def test_data_folder_is_found_above_the_recipe(tmp_path):
+    (tmp_path / "a" / "recipes").mkdir(parents=True)
+    folder = tmp_path / "a" / "recipes"
+    recipe = replace(recipes.read_recipe(FOLDER / "darcy-demo.yaml"), folder=folder, data_dir="theirs")
+    assert recipes._data_folder(recipe) == folder / "theirs"  # named in the error if nothing is found
+    for place in ("shared/data/theirs", "a/data/theirs", "a/recipes/theirs"):  # the nearest wins
+        (tmp_path / place).mkdir(parents=True)
+        assert recipes._data_folder(recipe) == tmp_path / place

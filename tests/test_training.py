@@ -556,6 +556,34 @@ def test_transformed_samples_still_solve_the_equation(name, boundary):
     assert problem.residual(inputs, new_outputs).norm() > 1e-2 * scale
 
 
+def test_half_open_flip_is_the_reflection_of_the_closed_grid():
+    """Points 0 .. n - 1 of n + 1: reflect the closed grid, drop its last point, and compare where all is known."""
+    closed = torch.randn(2, 1, 9, 5)
+    outputs = closed.clone()
+    outputs[:, :, [0, 8]] = 0.0  # the solution vanishes on both boundaries
+    augmentation = Augmentation(
+        ("half_open_flip_x",),
+        grid=vc.Grid((8, 5), centring="vertex"),
+        boundary=vc.Boundary.of("dirichlet", 2),
+        input_fields=(FieldInfo("a"),),
+        output_fields=(FieldInfo("u"),),
+    )
+    chosen = torch.tensor([[True], [False]])
+    new_inputs, new_outputs = augmentation(closed[:, :, :8], outputs[:, :, :8], chosen)
+    assert torch.equal(new_outputs[0], outputs[0].flip(1)[:, :8])
+    assert torch.equal(new_inputs[0, :, 1:], closed[0].flip(1)[:, 1:8])
+    assert torch.equal(new_inputs[0, :, 0], closed[0, :, 7])
+    assert torch.equal(new_inputs[1], closed[1, :, :8])
+    with pytest.raises(ValueError, match="`augment` must fit the grid; 'half_open_flip_x' is for vertices"):
+        Augmentation(
+            ("half_open_flip_x",),
+            grid=vc.Grid((8, 5)),
+            boundary=vc.Boundary.of("dirichlet", 2),
+            input_fields=(),
+            output_fields=(),
+        )
+
+
 def test_products_of_symmetries_give_all_eight_images_of_a_square():
     grid = vc.Grid((3, 3))
     fields = (FieldInfo("f"),)

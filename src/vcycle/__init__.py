@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "Dataset",
+    "FitConfig",
     "Grid",
     "SolveError",
     "TrainedOperator",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from vcycle.evaluation.evaluate import evaluate
     from vcycle.grid import Grid
     from vcycle.solvers import solve_sequence
+    from vcycle.training.config import FitConfig
     from vcycle.training.fit import fit
     from vcycle.training.operator import TrainedOperator, load, predict
 
@@ -55,6 +57,7 @@ _HOME: dict[str, str | None] = {
     "CheckpointError": "vcycle.errors",
     "DataError": "vcycle.errors",
     "Dataset": "vcycle.data",
+    "FitConfig": "vcycle.training",
     "Grid": "vcycle.grid",
     "SolveError": "vcycle.errors",
     "TrainedOperator": "vcycle.training",

@@ -1,4 +1,4 @@
-"""What the unknown does at the faces of the box. The kind belongs to the problem's unknown, the values to its inputs."""
+"""What the unknown does at the faces of the box. The kind belongs to the problem's unknown, values to its inputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Boundary:
                 raise ValueError(f"`boundary` must have {num_axes} axes. Got {kinds}.")
             return kinds
         pairs = _check.per_axis("boundary", kinds, num_axes)
-        return cls(tuple((p, p) if isinstance(p, str) else tuple(p) for p in pairs))  # type: ignore[misc]
+        return cls(tuple((p, p) if isinstance(p, str) else tuple(p) for p in pairs))
 
     @classmethod
     def on(cls, grid: Grid, kinds: "Boundary | str | Sequence[Any]") -> "Boundary":
@@ -52,11 +52,14 @@ class Boundary:
             If an axis is called periodic that the grid does not close.
         """
         read = cls.of(kinds, grid.num_axes)
-        closed = tuple(("periodic", "periodic") if p else pair for p, pair in zip(grid.periodic, read.kinds, strict=True))
+        around: tuple[Kind, Kind] = ("periodic", "periodic")
+        closed = tuple(around if p else pair for p, pair in zip(grid.periodic, read.kinds, strict=True))
         for name, periodic, pair in zip(AXIS_NAMES, grid.periodic, closed, strict=False):
             if not periodic and pair[0] == "periodic":
-                raise ValueError(f"`boundary` is periodic on axis {name}, so `grid.periodic` must be True there. Got False.")
-        return cls(closed)  # type: ignore[arg-type]
+                raise ValueError(
+                    f"`boundary` is periodic on axis {name}, so `grid.periodic` must be True there. Got False."
+                )
+        return cls(closed)
 
     @property
     def periodic(self) -> tuple[bool, ...]:

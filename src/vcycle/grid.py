@@ -99,7 +99,9 @@ class Grid:
             If an axis has an odd number of intervals, or too few to halve: classical hierarchies stop there.
         """
         if not self.can_coarsen:
-            raise ValueError(f"`shape` must have an even number of intervals, at least 4, to be coarsened. Got {self.shape}.")
+            raise ValueError(
+                f"`shape` must have an even number of intervals, at least 4, to be coarsened. Got {self.shape}."
+            )
         return self._with_intervals(tuple(n // 2 for n in self.num_intervals))
 
     @property

@@ -305,7 +305,7 @@ def run_recipe(
         Folder for ``metrics.json`` and one trained operator per seed; a seed that is there is not trained again.
     data_dir
         Where the data files lie; otherwise the environment variable ``VCYCLE_DATA``, otherwise the recipe's own
-        ``data_dir``, relative to the recipe.
+        ``data_dir``: beside the recipe, or in a folder ``data`` or ``shared/data`` above it.
     seed
         Train this seed only.
     progress
@@ -334,9 +334,10 @@ def run_recipe(
     for chosen in seeds:
         run = _run_seed(recipe, train, tests, out=out / f"seed-{chosen}", seed=chosen, progress=progress)
         runs.append(run)
-        say(
-            f"{recipe.name}, seed {chosen}: " + ", ".join(f"{key} {value:.4f}" for key, value in run["metrics"].items())
+        errors = (
+            f"{key} {value:.4f}" for key, value in run["metrics"].items() if key.endswith(recipe.expect["metric"])
         )
+        say(f"{recipe.name}, seed {chosen}: {', '.join(errors)}")
     result = summary(recipe, runs)
     write_json(out / "metrics.json", result)
     return result
@@ -355,9 +356,19 @@ def load_data(
         )
         train, test = generate(problem, **({"progress": progress} | data["generate"])).split(**data["split"])
         return train, {"test": test}
-    folder = Path(data_dir or os.environ.get(DATA_VARIABLE) or recipe.folder / (recipe.data_dir or "."))
+    folder = Path(data_dir or os.environ.get(DATA_VARIABLE) or _data_folder(recipe))
     tests = {name: read_data(folder / file, data["format"]) for name, file in recipe.evaluate.items()}
     return read_data(folder / data["train"], data["format"]), tests
+
+
+def _data_folder(recipe: Recipe) -> Path:
+    """Look beside the recipe, then in ``data`` and ``shared/data`` of each folder above it."""
+    own = recipe.folder / (recipe.data_dir or ".")
+    if recipe.data_dir is None or own.is_dir():
+        return own
+    above = recipe.folder.resolve().parents
+    places = [parent / shelf / recipe.data_dir for parent in above for shelf in ("data", "shared/data")]
+    return next((place for place in places if place.is_dir()), own)
 
 
 def summary(recipe: Recipe, runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -374,7 +374,8 @@ class Dataset:
         """What the solver said, per sample ``(sample,)``; empty where the data were not solved here.
 
         ``residual`` (true, relative, of the float64 solution), ``iterations``, ``seconds``, ``sampling_seconds``, and
-        for outputs stored in float32 ``stored_residual``, that of what is stored.
+        for outputs stored in float32 ``stored_residual``, that of what is stored; ``removed_mean``, what was subtracted
+        from the source to make a singular problem solvable, in the source's unit.
         """
         there = {key: spec.name for key, spec in SOLVER_ARRAYS.items() if spec.name in self._arrays}
         return {key: torch.from_numpy(self.array(name)) for key, name in there.items()}

@@ -16,6 +16,7 @@ from vcycle import _check
 from vcycle.data.dataset import Dataset
 from vcycle.data.schema import (
     ITERATIONS,
+    REMOVED_MEAN,
     RESIDUAL,
     SAMPLE_ID,
     STORED_DTYPES,
@@ -70,8 +71,9 @@ class _Plan:
         return Schema.of(self.problem, seed=self.seed, call=call)
 
     def specs(self) -> tuple[ArraySpec, ...]:
-        extra = (STORED_RESIDUAL,) if self.dtype != "float64" else ()
-        statistics = (SAMPLE_ID, RESIDUAL, ITERATIONS, *extra, TIMING_SOLVE, TIMING_SAMPLE)
+        rounded = (STORED_RESIDUAL,) if self.dtype != "float64" else ()
+        shifted = (REMOVED_MEAN,) if self.problem.singular else ()
+        statistics = (SAMPLE_ID, RESIDUAL, ITERATIONS, *rounded, *shifted, TIMING_SOLVE, TIMING_SAMPLE)
         return (*_field_specs(self.problem, self.dtype), *statistics)
 
 
@@ -255,8 +257,19 @@ def _make_chunk(plan: _Plan, ids: np.ndarray) -> Chunk:
         TIMING_SOLVE.name: result.seconds.numpy(),
         TIMING_SAMPLE.name: np.full(len(ids), (sampled + discretised) / len(ids)),
     }
+    return values | _of_the_systems(plan, fields, stored)
+
+
+def _of_the_systems(plan: _Plan, fields: Fields, stored: torch.Tensor) -> dict[str, np.ndarray]:
+    """Return what only the assembled systems tell, where it is recorded: they are assembled again for it."""
+    values: dict[str, np.ndarray] = {}
+    if plan.dtype == "float64" and not plan.problem.singular:
+        return values
+    systems = plan.problem.systems(fields)
     if plan.dtype != "float64":
-        values[STORED_RESIDUAL.name] = plan.problem.systems(fields).relative_residuals(stored).numpy()
+        values[STORED_RESIDUAL.name] = systems.relative_residuals(stored).numpy()
+    if systems.removed_mean is not None:
+        values[REMOVED_MEAN.name] = systems.removed_mean.detach().numpy()
     return values
 
 

@@ -63,6 +63,9 @@ SAMPLE_ID = ArraySpec(
 )
 RESIDUAL = ArraySpec("solver_residual", about="true relative residual |b - A u| / |b| of the float64 solution")
 STORED_RESIDUAL = ArraySpec("stored_residual", about="true relative residual of the outputs as stored, rounded")
+REMOVED_MEAN = ArraySpec(
+    "solver_removed_mean", about="mean subtracted from source and boundary fluxes, where no face fixes the solution"
+)
 ITERATIONS = ArraySpec("solver_iterations", dtype="int64", about="steps of the iterative solver; 0 for a direct one")
 TIMING_SOLVE = ArraySpec("timing_solve", unit="s", about="wall-clock time of the solve")
 TIMING_SAMPLE = ArraySpec(
@@ -74,6 +77,7 @@ SOLVER_ARRAYS = {
     "iterations": ITERATIONS,
     "seconds": TIMING_SOLVE,
     "stored_residual": STORED_RESIDUAL,
+    "removed_mean": REMOVED_MEAN,
     "sampling_seconds": TIMING_SAMPLE,
 }
 """Key in ``Dataset.solver`` -> array on disk."""

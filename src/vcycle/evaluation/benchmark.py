@@ -5,9 +5,9 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from vcycle import _check
@@ -79,6 +79,16 @@ class Benchmark:
         return 1000 * (self.data_seconds + self.training_seconds) / gain if gain > 0 else math.inf
 
     @property
+    def cost(self) -> str:
+        """What data and training took, and after how many samples that is paid back; empty where unknown."""
+        if self.data_seconds is None or self.training_seconds is None:
+            return ""
+        after = {None: "unknown: no classical row is as accurate", math.inf: "never"}
+        paid = after.get(self.break_even) or f"after {self.break_even:,.0f} samples"
+        spent = f"{self.data_seconds:.1f} CPU s on data, {self.training_seconds:.1f} on training"
+        return f"Spent before: {spent}. Paid back: {paid}."
+
+    @property
     def verdict(self) -> str:
         """One sentence that says who wins, by how much, and from when on."""
         operator, rival = self.rows[0], self.rival
@@ -87,10 +97,11 @@ class Benchmark:
         ratio = rival.cpu_ms / operator.cpu_ms
         if ratio <= 1:
             return (
-                f"The solver wins: {rival.name} reaches {rival.error:.2%} in {1 / ratio:.1f} times less CPU time than the "
-                f"operator takes for {operator.error:.2%}. The operator never pays here."
+                f"The solver wins: {rival.name} reaches {rival.error:.2%} in {1 / ratio:.1f} times less CPU time than "
+                f"the operator takes for {operator.error:.2%}. The operator never pays here."
             )
-        since = "" if self.break_even is None else f", and pays data and training back after {self.break_even:,.0f} samples"
+        samples = self.break_even
+        since = "" if samples is None else f", and pays data and training back after {samples:,.0f} samples"
         return f"The operator wins: at {operator.error:.2%} it is {ratio:.1f} times faster than {rival.name}{since}."
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,6 +112,7 @@ class Benchmark:
             "data_seconds": self.data_seconds,
             "training_seconds": self.training_seconds,
             "break_even": None if self.break_even is None or math.isinf(self.break_even) else self.break_even,
+            "cost": self.cost,
             "verdict": self.verdict,
         }
 
@@ -109,7 +121,8 @@ class Benchmark:
         lines = [f"{'':{width}}  {'rel. L2':>10}  {'CPU ms / sample':>15}"]
         lines += [f"{row.name:{width}}  {row.error:10.2e}  {row.cpu_ms:15.3f}" for row in self.rows]
         if self.data_seconds is not None and self.training_seconds is not None:
-            lines.append(f"spent before: {self.data_seconds:.1f} CPU s on data, {self.training_seconds:.1f} on training")
+            data, training = self.data_seconds, self.training_seconds
+            lines.append(f"spent before: {data:.1f} CPU s on data, {training:.1f} on training")
         return "\n".join([*lines, self.verdict])
 
 
@@ -167,7 +180,8 @@ def benchmark(
             way()
             times[name].append(1000 * (time.process_time() - start) / count)
     rows = [
-        Row(name, relative_l2(answers[name].to(truth), truth).mean().item(), statistics.median(times[name])) for name in ways
+        Row(name, relative_l2(answers[name].to(truth), truth).mean().item(), statistics.median(times[name]))
+        for name in ways
     ]
     return Benchmark(rows, count, data_seconds, training_seconds)
 
@@ -180,14 +194,12 @@ def _classical_ways(problem: Problem, inputs: Tensor) -> dict[str, Callable[[], 
     }
     if systems.positive_definite:
         for steps in (1, 2, 3):
-            ways[f"{steps} V-cycle{'s' if steps > 1 else ''}"] = lambda steps=steps: _solved(
-                problem.systems(inputs), method="multigrid", max_steps=steps
-            )
+            ways[f"{steps} V-cycle{'s' if steps > 1 else ''}"] = partial(_cycles, problem, inputs, steps)
     grid, halvings = problem.grid, 0
     while grid.can_coarsen and halvings < 2:
         grid, halvings = grid.coarsened(), halvings + 1
         shape = " x ".join(map(str, grid.shape))
-        ways[f"solver on {shape}, interpolated"] = lambda halvings=halvings: _coarse(problem.systems(inputs), halvings)
+        ways[f"solver on {shape}, interpolated"] = partial(_coarse, problem, inputs, halvings)
     return ways
 
 
@@ -195,8 +207,13 @@ def _solved(systems: LinearSystems, *, method: str = "auto", max_steps: int | No
     return solve_sequence(systems, rtol=SOLVER_RTOL, method=method, max_steps=max_steps).solutions.unsqueeze(1)
 
 
-def _coarse(systems: LinearSystems, halvings: int) -> Tensor:
+def _cycles(problem: Problem, inputs: Tensor, steps: int) -> Tensor:
+    return _solved(problem.systems(inputs), method="multigrid", max_steps=steps)
+
+
+def _coarse(problem: Problem, inputs: Tensor, halvings: int) -> Tensor:
     """Solve on a grid halved so many times, and interpolate linearly back."""
+    systems = problem.systems(inputs)
     shapes = []
     for _ in range(halvings):
         shapes.append(systems.rhs.shape[1:])

@@ -1,10 +1,11 @@
 """How wrong is a prediction? Two numbers that enclose the answer, and no constant estimated.
 
-The error ``e`` of a prediction against the discrete solution solves ``A e = r`` with the prediction's residual ``r``. Conjugate
-gradients, preconditioned by the symmetric V-cycle ``B`` and started from the prediction, remove in step j exactly
-``alpha_j r_j' B r_j`` of the squared energy norm ``e' A e``: what k steps have removed is a lower bound. What is left is at most
-the complementary energy ``sum over faces of q^2 / T`` of any flux ``q`` that balances ``r_k`` in every cell (Prager and Synge).
-Here ``q = T grad v + grad L^-1 (r_k - A v)`` with ``v = B r_k`` and ``L`` the Laplacian with coefficient one, which transforms invert.
+The error ``e`` of a prediction against the discrete solution solves ``A e = r`` with the prediction's residual ``r``.
+Conjugate gradients, preconditioned by the symmetric V-cycle ``B`` and started from the prediction, remove in step j
+exactly ``alpha_j r_j' B r_j`` of the squared energy norm ``e' A e``: what k steps have removed is a lower bound. What
+is left is at most the complementary energy ``sum over faces of q^2 / T`` of any flux ``q`` that balances ``r_k`` in
+every cell (Prager and Synge). Here ``q = T grad v + grad L^-1 (r_k - A v)`` with ``v = B r_k`` and ``L`` the Laplacian
+with coefficient one, which transforms invert.
 """
 
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class Certificate:
 
     @property
     def relative_upper(self) -> Tensor:
-        """Upper bound of the error relative to the solution's energy norm; infinite where it exceeds the prediction's."""
+        """Upper bound of the error over the solution's energy norm; infinite where it exceeds the prediction's."""
         left = self.energy - self.upper
         return torch.where(left > 0, self.upper / left, torch.full_like(left, torch.inf))
 
@@ -111,7 +112,8 @@ def certify(
     inputs
         Its inputs, named or stacked, in physical units.
     prediction
-        Any approximation of the output, ``(sample, 1, *space)``, in physical units; where it comes from does not matter.
+        Any approximation of the output, ``(sample, 1, *space)``, in physical units; where it comes from does not
+        matter.
     steps
         Conjugate gradient steps, ``k``: 0 is enough up to contrast 10, 2 up to 100.
     discretisation
@@ -133,8 +135,8 @@ def certify(
 
     Notes
     -----
-    The bounds hold in exact arithmetic, and are moved outwards by a relative 1e-11 for the rounding of their own sums. A
-    prediction whose residual is itself rounding (relative residual near 1e-13) is beyond what float64 can certify.
+    The bounds hold in exact arithmetic, and are moved outwards by a relative 1e-11 for the rounding of their own sums.
+    A prediction whose residual is itself rounding (relative residual near 1e-13) is beyond what float64 can certify.
     """
     _check.integer("steps", steps, 0)
     _check.positive("rtol", rtol)
@@ -245,8 +247,8 @@ def _polish(systems: LinearSystems, start: Tensor, chunks: list[slice], rtol: fl
 def discretisation_error(problem: Problem, inputs: "dict[str, Tensor] | Tensor") -> Tensor:
     """Return the relative L2 distance of the discrete solutions from those on a grid twice as fine, ``(sample,)``.
 
-    The inputs are taken as constant in each cell (or on each cell's face), so that both grids see the same coefficient; the
-    fine solution is averaged over the cells of the coarse one.
+    The inputs are taken as constant in each cell (or on each cell's face), so that both grids see the same coefficient;
+    the fine solution is averaged over the cells of the coarse one.
     """
     fine_problem = from_config({**problem.config(), "grid": problem.grid.refined().to_dict()})
     fine_inputs = {name: _repeated(values) for name, values in problem.named(inputs).items()}

@@ -50,5 +50,6 @@ class SpectralConv(nn.Module):
             places.append(frequency % n)
         product = torch.einsum("bi...,io...->bo...", spectrum, weight)
         full = product.new_zeros(v.shape[0], product.shape[1], *shape[:-1], shape[-1] // 2 + 1)
-        full[(slice(None), slice(None), *torch.meshgrid(*places, indexing="ij"))] = product
+        everything: list[slice | Tensor] = [slice(None), slice(None)]
+        full[(*everything, *torch.meshgrid(*places, indexing="ij"))] = product
         return torch.fft.irfftn(full, s=shape, dim=axes, norm="forward")

@@ -18,8 +18,9 @@ from vcycle.models._inputs import check_input
 class FNO(nn.Module):
     """Alternates learned Fourier multipliers with pointwise maps.
 
-    ``v_0 = P [u, x]``, ``v_{l+1} = gelu(W_l v_l + b_l + K_l v_l)`` (no gelu after the last), ``out = Q(v_L)``, with ``P``
-    pointwise, ``K_l`` a :class:`~vcycle.layers.spectral.SpectralConv` and ``Q`` two pointwise layers (section 4 of the paper).
+    ``v_0 = P [u, x]``, ``v_{l+1} = gelu(W_l v_l + b_l + K_l v_l)`` (no gelu after the last), ``out = Q(v_L)``, with
+    ``P`` pointwise, ``K_l`` a :class:`~vcycle.layers.spectral.SpectralConv` and ``Q`` two pointwise layers (section 4
+    of the paper).
 
     Parameters
     ----------
@@ -48,8 +49,9 @@ class FNO(nn.Module):
 
     Notes
     -----
-    Differs from the authors' code in: weights start complex normal with variance ``2 / (c_in + c_out)`` and the transform
-    is normalised forward, so that a mode's multiplier does not depend on the grid; weights are stored as real pairs.
+    Differs from the authors' code in: weights start complex normal with variance ``2 / (c_in + c_out)`` and the
+    transform is normalised forward, so that a mode's multiplier does not depend on the grid; weights are stored as real
+    pairs.
 
     References
     ----------
@@ -72,7 +74,8 @@ class FNO(nn.Module):
         num_axes: int = 2,
     ) -> None:
         super().__init__()
-        for key, count in {"in_channels": in_channels, "out_channels": out_channels, "width": width, "depth": depth}.items():
+        counts = {"in_channels": in_channels, "out_channels": out_channels, "width": width, "depth": depth}
+        for key, count in counts.items():
             _check.integer(key, count, 1)
         _check.integer("padding", padding, 0)
         if isinstance(boundary, Boundary):
@@ -80,7 +83,8 @@ class FNO(nn.Module):
         kinds = Boundary.of(boundary, num_axes)
         modes = _check.per_axis("modes", modes, num_axes)
         self.in_channels, self.out_channels, self.num_axes = in_channels, out_channels, num_axes
-        self.centring, self.padding, self.periodic = _check.choice("centring", centring, ("cell", "vertex")), padding, kinds.periodic
+        self.centring = _check.choice("centring", centring, ("cell", "vertex"))
+        self.padding, self.periodic = padding, kinds.periodic
         self._config = {
             "in_channels": in_channels,
             "out_channels": out_channels,

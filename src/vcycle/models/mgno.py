@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,7 +33,8 @@ class MgNO(nn.Module):
     depth
         Number of layers.
     levels
-        Number of grids in each cycle. Each halves the size, ``ceil(n / 2)``, so any size from ``2^(levels - 1)`` on works.
+        Number of grids in each cycle. Each halves the size, ``ceil(n / 2)``, so any size from ``2^(levels - 1)`` on
+        works.
     cycle
         ``"backslash"`` (as published for Darcy), ``"V"``, ``"W"`` or ``"F"``.
     smoothing
@@ -56,8 +58,8 @@ class MgNO(nn.Module):
 
     Notes
     -----
-    Differs from the reference code in: ghost values follow the boundary kind and the centring, in prolongations too (its
-    periodic model is not periodic); any size; any number of output channels.
+    Differs from the reference code in: ghost values follow the boundary kind and the centring, in prolongations too
+    (its periodic model is not periodic); any size; any number of output channels.
 
     References
     ----------
@@ -118,6 +120,9 @@ class MgNO(nn.Module):
         )
         self.B = nn.ModuleList(pointwise(c, width, num_axes) for c in channels)
         self.head = pointwise(width, out_channels, num_axes, bias=False)
+        if num_axes > 1:  # the layout in which convolutions are fastest: on a CPU a third faster
+            layout = torch.channels_last if num_axes == 2 else torch.channels_last_3d
+            self.to(memory_format=layout)  # type: ignore[call-overload]  # torch's signatures leave it out
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-ready constructor arguments; ``MgNO(**model.config())`` has the same architecture."""
@@ -126,7 +131,7 @@ class MgNO(nn.Module):
     def is_equivariant(self, shape: Sequence[int]) -> bool:
         """Return whether shifts by ``2^(levels - 1)`` points along the periodic axes commute with the operator.
 
-        They do where that step divides every periodic axis of ``shape``; with no periodic axis there is nothing to shift.
+        They do where that step divides every periodic axis of ``shape``; with no periodic axis nothing is shifted.
         """
         step = 2 ** (self.levels - 1)
         periodic = [n for n, closed in zip(shape, self.periodic, strict=True) if closed]

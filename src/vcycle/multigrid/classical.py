@@ -1,6 +1,7 @@
 """Classical geometric multigrid as levels of the one cycle: the plain form, in torch, for any batch and dimension.
 
-The compiled solver in :mod:`vcycle.solvers` computes the same cycle; this one is read, tested against it, and differentiated.
+The compiled solver in :mod:`vcycle.solvers` computes the same cycle; this one is read, tested against it, and
+differentiated.
 """
 
 import math
@@ -20,8 +21,8 @@ SPECTRAL_BOUND = 2.0
 def chebyshev_weights(degree: int, spectral_bound: float = SPECTRAL_BOUND) -> tuple[float, ...]:
     """Return the steps of the Jacobi iterations whose product is the fourth-kind Chebyshev smoother.
 
-    The error polynomial of degree k is ``W_k(1 - 2 x / rho) / (2 k + 1)`` with the Chebyshev polynomial of the fourth kind
-    (Lottes, "Optimal polynomial smoothers for multigrid V-cycles", 2023, section 3). Its roots are
+    The error polynomial of degree k is ``W_k(1 - 2 x / rho) / (2 k + 1)`` with the Chebyshev polynomial of the fourth
+    kind (Lottes, "Optimal polynomial smoothers for multigrid V-cycles", 2023, section 3). Its roots are
     ``rho (1 - cos(theta_j)) / 2`` with ``theta_j = j pi / (k + 1/2)``; the steps are their inverses.
 
     Parameters
@@ -53,7 +54,8 @@ class ClassicalLevel:
     def __init__(self, operator: FaceFluxes, *, degree: int = 3, diagonal: Tensor | None = None) -> None:
         self.operator = operator
         self.padding = Padding.of(operator.boundary, "cell")
-        self.steps = [weight / (operator.diagonal() if diagonal is None else diagonal) for weight in chebyshev_weights(degree)]
+        diagonal = operator.diagonal() if diagonal is None else diagonal
+        self.steps = [weight / diagonal for weight in chebyshev_weights(degree)]
 
     def smooth(self, f: Tensor, u: Tensor | None, *, post: bool = False) -> Tensor:
         """Run the Jacobi steps of the Chebyshev polynomial."""
@@ -110,6 +112,8 @@ def hierarchy(operator: FaceFluxes, *, degree: int = 3) -> list[ClassicalLevel |
     return [*levels, DenseLevel(operator)]
 
 
-def v_cycle(levels: list[ClassicalLevel | DenseLevel], f: Tensor, u: Tensor | None = None, kind: CycleKind = "V") -> Tensor:
+def v_cycle(
+    levels: list[ClassicalLevel | DenseLevel], f: Tensor, u: Tensor | None = None, kind: CycleKind = "V"
+) -> Tensor:
     """Apply the symmetric cycle ``B`` to ``f`` (from zero), or improve ``u``; shape ``(batch, *space)``."""
     return cycle(levels, f, u, kind)

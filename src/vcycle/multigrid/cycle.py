@@ -41,8 +41,8 @@ def cycle(levels: Sequence[Level], f: Tensor, u: Tensor | None = None, kind: Cyc
     u
         Starting value; ``None`` is zero, and saves a product with ``A``.
     kind
-        ``"backslash"`` smooths on the way down only, ``"V"`` on both ways; ``"W"`` visits the coarse level twice, ``"F"``
-        once by an F- and once by a V-cycle.
+        ``"backslash"`` smooths on the way down only, ``"V"`` on both ways; ``"W"`` visits the coarse level twice,
+        ``"F"`` once by an F- and once by a V-cycle.
     """
     level, coarser = levels[0], levels[1:]
     u = level.smooth(f, u)

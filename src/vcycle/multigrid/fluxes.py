@@ -1,8 +1,8 @@
 """The discrete operator that multigrid eats: transmissibilities on faces, nothing assembled.
 
-Finite volumes integrate ``-div(a grad u) + c u = f`` over each cell. Between two cells the flux is ``T (u_i - u_j)`` with
-the transmissibility ``T = a_face * area / distance``, so that ``u' A u`` is the energy ``integral of a |grad u|^2`` itself,
-in physical units, and ``b`` is ``f`` times the cell volume.
+Finite volumes integrate ``-div(a grad u) + c u = f`` over each cell. Between two cells the flux is ``T (u_i - u_j)``
+with the transmissibility ``T = a_face * area / distance``, so that ``u' A u`` is the energy
+``integral of a |grad u|^2`` itself, in physical units, and ``b`` is ``f`` times the cell volume.
 """
 
 from dataclasses import dataclass, replace
@@ -26,8 +26,8 @@ class FaceFluxes:
         The cells, and what happens at the outer faces.
     faces
         Per axis the transmissibilities ``(batch, *shape)`` with one more entry along that axis: entry ``i`` is the face
-        below cell ``i``. A Dirichlet face holds ``a * area / (h / 2)``, a Neumann face 0, and on a periodic axis the first
-        and the last face are the same. Batch 1 stands for a matrix shared by all systems.
+        below cell ``i``. A Dirichlet face holds ``a * area / (h / 2)``, a Neumann face 0, and on a periodic axis the
+        first and the last face are the same. Batch 1 stands for a matrix shared by all systems.
     reaction
         The zero-order term integrated over cells, ``(batch, *shape)``; may be negative. ``None`` is zero.
     """
@@ -82,9 +82,9 @@ class FaceFluxes:
     def coarsened(self) -> "FaceFluxes":
         """Return the operator on the grid with half as many cells per axis, re-discretised from the faces alone.
 
-        From one coarse centre to the next a flux crosses half an inner face, the face between, and half an inner face: in
-        series along the axis. The fine faces of one coarse face are parallel and add up; reactions of merged cells too.
-        With constant coefficients this is the coarse grid's own operator.
+        From one coarse centre to the next a flux crosses half an inner face, the face between, and half an inner face:
+        in series along the axis. The fine faces of one coarse face are parallel and add up; reactions of merged cells
+        too. With constant coefficients this is the coarse grid's own operator.
 
         Raises
         ------
@@ -100,8 +100,9 @@ class FaceFluxes:
                     series = _pairs_added(series, other + 1)
             faces.append(series)
         reaction = self.reaction
-        for axis in range(self.grid.num_axes if reaction is not None else 0):
-            reaction = _pairs_added(reaction, axis + 1)
+        if reaction is not None:
+            for axis in range(self.grid.num_axes):
+                reaction = _pairs_added(reaction, axis + 1)
         return FaceFluxes(coarse, self.boundary, tuple(faces), reaction)
 
     def _in_series(self, resistance: Tensor, axis: int) -> Tensor:
@@ -119,7 +120,8 @@ class FaceFluxes:
         """Return matrix ``index`` (a shared one for every index), points in row-major order."""
         index = index if self.batch > 1 else 0
         number = np.arange(self.grid.num_points).reshape(self.grid.shape)
-        rows, columns, values = [number.ravel()], [number.ravel()], [self.select([index]).diagonal()[0].detach().numpy().ravel()]
+        diagonal = self.select([index]).diagonal()[0].detach().numpy().ravel()
+        rows, columns, values = [number.ravel()], [number.ravel()], [diagonal]
         for axis, face in enumerate(self.faces):
             transmissibility = np.moveaxis(face[index].detach().numpy(), axis, 0)
             cells = np.moveaxis(number, axis, 0)
@@ -136,7 +138,7 @@ class FaceFluxes:
 
 
 def laplacian(grid: Grid, boundary: Boundary, *, coefficient: Tensor | None = None) -> FaceFluxes:
-    """Return the faces of ``-div(a grad .)`` on a cell grid: harmonic means inside, half-cell distance at Dirichlet faces.
+    """Return the faces of ``-div(a grad .)`` on cells: harmonic means inside, half-cell distance at Dirichlet faces.
 
     Parameters
     ----------

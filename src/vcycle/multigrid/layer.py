@@ -17,7 +17,9 @@ from vcycle.multigrid.transfers import apply_stencil, prolong
 class Stencil(nn.Module):
     """A convolution without bias, 3 or 4 wide; see :func:`~vcycle.multigrid.transfers.apply_stencil`."""
 
-    def __init__(self, in_channels: int, out_channels: int, padding: Padding, *, kernel: int = 3, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, padding: Padding, *, kernel: int = 3, stride: int = 1
+    ) -> None:
         super().__init__()
         self.padding, self.stride = padding, stride
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *(kernel,) * padding.num_axes))

@@ -40,8 +40,8 @@ class Padding:
     def of(cls, boundary: Boundary, centring: Centring) -> "Padding":
         """Return the padding of an unknown with these boundary kinds on cells or vertices.
 
-        Dirichlet: odd reflection on cells, zero on vertices. Neumann: even reflection on cells, mirrored at the outermost
-        vertex. Robin and absorbing faces are padded like Neumann ones.
+        Dirichlet: odd reflection on cells, zero on vertices. Neumann: even reflection on cells, mirrored at the
+        outermost vertex. Robin and absorbing faces are padded like Neumann ones.
         """
         return cls(tuple((_RULES[low, centring], _RULES[high, centring]) for low, high in boundary.kinds))
 

@@ -74,7 +74,7 @@ def prolong(u_coarse: Tensor, weight: Tensor, padding: Padding, shape: Sequence[
 
 
 def linear_weight(num_axes: int) -> Tensor:
-    """Return the weights of linear interpolation between cell centres, ``(1, 1, 4, ...)``, float64: 1/4, 3/4, 3/4, 1/4."""
+    """Return linear interpolation's weights between cell centres, ``(1, 1, 4, ...)``, float64: 1/4, 3/4, 3/4, 1/4."""
     one_axis = torch.tensor([0.25, 0.75, 0.75, 0.25], dtype=torch.float64)
     weight = one_axis
     for _ in range(num_axes - 1):

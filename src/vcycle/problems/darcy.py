@@ -112,8 +112,13 @@ class Darcy(Problem):
         """
         a = positive_field("coefficient", self.named(inputs)["coefficient"]).squeeze(1)
         operator = laplacian(self.grid, self.boundary, coefficient=a)
-        singular = not self.boundary.fixes_constant
-        return LinearSystems(operator, self._load(operator), positive_definite=True, singular=singular)
+        rhs, mean = self._load(operator)
+        return LinearSystems(operator, rhs, positive_definite=True, singular=self.singular, removed_mean=mean)
+
+    @property
+    def singular(self) -> bool:
+        """Whether no face fixes the solution."""
+        return not self.boundary.fixes_constant
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-ready arguments that build this problem again."""
@@ -126,14 +131,14 @@ class Darcy(Problem):
             "boundary_values": {face: _plain(values) for face, values in self._face_values.items()},
         }
 
-    def _load(self, operator: FaceFluxes) -> Tensor:
+    def _load(self, operator: FaceFluxes) -> tuple[Tensor, Tensor | None]:
         rhs = load(operator, self._source, face_values=self._face_values)
-        return rhs if self.boundary.fixes_constant else without_mean(rhs, self.grid)
+        return without_mean(rhs, self.grid) if self.singular else (rhs, None)
 
     def _find_symmetries(self) -> tuple[str, ...]:
         # The right-hand side is a part without the coefficient plus a part linear in it: two constants show both.
         ones = torch.ones(1, *self.grid.shape, dtype=torch.float64)
-        loads = [self._load(laplacian(self.grid, self.boundary, coefficient=a * ones)) for a in (1.0, 2.0)]
+        loads = [self._load(laplacian(self.grid, self.boundary, coefficient=a * ones))[0] for a in (1.0, 2.0)]
         scale = max(float(values.abs().max()) for values in loads)
         return tuple(
             symmetry

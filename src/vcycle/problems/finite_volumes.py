@@ -89,8 +89,10 @@ def load(operator: FaceFluxes, source: Tensor, *, face_values: Mapping[str, Tens
     return result
 
 
-def without_mean(rhs: Tensor, grid: Grid) -> Tensor:
-    """Return right-hand sides ``(num, *space)`` with their discrete mean subtracted, as singular systems need it.
+def without_mean(rhs: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Return right-hand sides ``(num, *space)`` with their discrete mean subtracted, and that mean.
+
+    Singular systems need the first. The mean is ``(num,)``, per volume: in the unit of the source, not integrated.
 
     What may be subtracted is discretisation error: a sum of at most ``sum over axes of (h / L)^2`` times the sum of the
     magnitudes, the size of the midpoint rule's error for a smooth right-hand side of exact mean zero.
@@ -110,7 +112,8 @@ def without_mean(rhs: Tensor, grid: Grid) -> Tensor:
             "periodic); subtract the mean or set a Dirichlet face. "
             f"Got a sum of {float(share.max()):.3g} of the magnitude, above {tolerance:.3g}."
         )
-    return rhs - flat.mean(1).reshape(-1, *(1,) * grid.num_axes)
+    mean = flat.mean(1)
+    return rhs - mean.reshape(-1, *(1,) * grid.num_axes), mean / grid.cell_volume
 
 
 def positive_field(name: str, values: Tensor) -> Tensor:

@@ -75,6 +75,11 @@ class Poisson(Problem):
         self._operator = laplacian(grid, self.boundary)
 
     @property
+    def singular(self) -> bool:
+        """Whether no face fixes the solution."""
+        return not self.boundary.fixes_constant
+
+    @property
     def input_fields(self) -> tuple[FieldInfo, ...]:
         """The source and one field per outer face that is not periodic."""
         return (*self.inputs, *self._face_fields.values())
@@ -95,9 +100,8 @@ class Poisson(Problem):
         fields = self.named(inputs)
         face_values = {face: fields[info.name].squeeze(1) for face, info in self._face_fields.items()}
         rhs = load(self._operator, fields["source"].squeeze(1), face_values=face_values)
-        singular = not self.boundary.fixes_constant
-        rhs = without_mean(rhs, self.grid) if singular else rhs
-        return LinearSystems(self._operator, rhs, positive_definite=True, singular=singular)
+        rhs, mean = without_mean(rhs, self.grid) if self.singular else (rhs, None)
+        return LinearSystems(self._operator, rhs, positive_definite=True, singular=self.singular, removed_mean=mean)
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-ready arguments that build this problem again."""

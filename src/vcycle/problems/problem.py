@@ -80,6 +80,11 @@ class Problem(ABC):
         """The input fields of this instance; a family whose faces vary overrides it."""
         return self.inputs
 
+    @property
+    def singular(self) -> bool:
+        """Whether constants are in the kernel: then the systems say which mean they subtracted."""
+        return False
+
     @abstractmethod
     def sample(self, seed: int, indices: Sequence[int]) -> Fields:
         """Draw the inputs of the samples ``indices``; sample i depends on ``(seed, i)`` only."""

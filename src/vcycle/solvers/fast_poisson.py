@@ -1,5 +1,7 @@
 """The unit-coefficient Laplacian on cells, inverted by sine, cosine and Fourier transforms."""
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.fft
 import torch
@@ -8,8 +10,9 @@ from torch import Tensor
 from vcycle.boundary import Boundary
 from vcycle.grid import Grid
 
+_Transform = Callable[..., np.ndarray]
 # Eigenfunctions at cell centres (i + 1/2) / n, with the angle per mode k, and the transform that expands in them.
-_SINE_COSINE = {
+_SINE_COSINE: dict[tuple[str, str], tuple[_Transform, _Transform, int, float]] = {
     ("dirichlet", "dirichlet"): (scipy.fft.dst, scipy.fft.idst, 2, 1.0),
     ("neumann", "neumann"): (scipy.fft.dct, scipy.fft.idct, 2, 0.0),
     ("dirichlet", "neumann"): (scipy.fft.dst, scipy.fft.idst, 4, 0.5),
@@ -25,8 +28,8 @@ def solve_laplacian(grid: Grid, boundary: Boundary, rhs: Tensor) -> Tensor:
     grid, boundary
         A cell grid whose faces are Dirichlet, Neumann or periodic.
     rhs
-        Right-hand sides integrated over cells, ``(batch, *grid.shape)``, float64. Where constants are in the kernel their
-        mean is left out, and solutions have zero mean.
+        Right-hand sides integrated over cells, ``(batch, *grid.shape)``, float64. Where constants are in the kernel
+        their mean is left out, and solutions have zero mean.
 
     Returns
     -------

@@ -24,19 +24,24 @@ class LinearSystems:
         Whether every matrix is symmetric positive (semi-)definite, so that conjugate gradients apply.
     singular
         Whether constants are in the kernel. Then ``rhs`` must have zero sum, and solutions have zero mean.
+    removed_mean
+        Where singular: the mean that was subtracted to give ``rhs`` zero sum, ``(num,)``, float64, in the unit of the
+        source ``f``. ``None`` where nothing was.
     """
 
     operator: FaceFluxes
     rhs: Tensor
     positive_definite: bool
     singular: bool = False
+    removed_mean: Tensor | None = None
 
     def __len__(self) -> int:
         return self.rhs.shape[0]
 
     def select(self, indices: "slice | list[int] | Tensor") -> "LinearSystems":
         """Return some of the systems."""
-        return replace(self, operator=self.operator.select(indices), rhs=self.rhs[indices])
+        mean = None if self.removed_mean is None else self.removed_mean[indices]
+        return replace(self, operator=self.operator.select(indices), rhs=self.rhs[indices], removed_mean=mean)
 
     def relative_residuals(self, solutions: Tensor) -> Tensor:
         """Return the true ``|b - A u| / |b|`` per system, float64, shape ``(num,)``; ``|A u|`` where ``b`` is zero."""

@@ -13,6 +13,9 @@ from vcycle.problems.problem import FieldInfo
 
 TRANSPOSITIONS = {"transpose": (0, 1), "transpose_xz": (0, 2), "transpose_yz": (1, 2)}
 FLIPS = {f"flip_{name}": axis for axis, name in enumerate(AXIS_NAMES)}
+HALF_OPEN_FLIPS = {f"half_open_{name}": axis for name, axis in FLIPS.items()}
+"""Reflections of grids that begin on the boundary and stop one point short of the far one: point i goes to n - i. The
+far boundary point is missing. An input takes its neighbour's value there, an output that of the near boundary point."""
 OPPOSITE = {"low": "high", "high": "low"}
 
 
@@ -21,6 +24,7 @@ class GridMap(NamedTuple):
 
     name: str
     channels: tuple[int, ...]
+    is_output: bool = False
 
     def apply(self, fields: Tensor) -> Tensor:
         """Return the transformed ``(batch, channel, *space)``; values on a face move with the face."""
@@ -28,6 +32,11 @@ class GridMap(NamedTuple):
             fields = fields[:, list(self.channels)]
         if self.name in FLIPS:
             return fields.flip(FLIPS[self.name] + 2)
+        if self.name in HALF_OPEN_FLIPS:
+            dim = HALF_OPEN_FLIPS[self.name] + 2
+            size = fields.shape[dim]
+            beyond = fields.narrow(dim, 0 if self.is_output else size - 1, 1)
+            return torch.cat([beyond, fields.narrow(dim, 1, size - 1).flip(dim)], dim)
         first, second = TRANSPOSITIONS[self.name]
         return fields.transpose(first + 2, second + 2)
 
@@ -60,10 +69,10 @@ class Augmentation:
         output_fields: Sequence[FieldInfo],
     ) -> None:
         for name in names:
-            _check.choice("augment", name, (*TRANSPOSITIONS, *FLIPS))
+            _check.choice("augment", name, (*TRANSPOSITIONS, *FLIPS, *HALF_OPEN_FLIPS))
             _check_symmetric(name, grid, boundary)
         self.input_maps = tuple(GridMap(name, _channel_order(name, input_fields)) for name in names)
-        self.output_maps = tuple(GridMap(name, _channel_order(name, output_fields)) for name in names)
+        self.output_maps = tuple(GridMap(name, _channel_order(name, output_fields), is_output=True) for name in names)
 
     def __len__(self) -> int:
         return len(self.input_maps)
@@ -91,10 +100,13 @@ class Augmentation:
 
 
 def _check_symmetric(name: str, grid: Grid, boundary: Boundary) -> None:
-    axes = (FLIPS[name],) if name in FLIPS else TRANSPOSITIONS[name]
+    flips = FLIPS | HALF_OPEN_FLIPS
+    axes = (flips[name],) if name in flips else TRANSPOSITIONS[name]
     if max(axes) >= grid.num_axes:
         raise ValueError(f"`augment` must fit {grid.num_axes} axes. Got {name!r}.")
-    if name in FLIPS:
+    if name in HALF_OPEN_FLIPS and grid.centring != "vertex":
+        raise ValueError(f"`augment` must fit the grid; {name!r} is for vertices. Got {grid.centring} centring.")
+    if name in flips:
         low, high = boundary.kinds[axes[0]]
         if low != high:
             raise ValueError(f"`augment` must map the boundary onto itself; {name!r} swaps {low} and {high}.")
@@ -130,7 +142,8 @@ def _at_face(face: str, like: FieldInfo, fields: Sequence[FieldInfo]) -> FieldIn
 def _moved_face(face: str, name: str) -> str:
     axis_name, side = face.split("_")
     axis = AXIS_NAMES.index(axis_name)
-    if name in FLIPS:
-        return f"{axis_name}_{OPPOSITE[side]}" if FLIPS[name] == axis else face
+    flips = FLIPS | HALF_OPEN_FLIPS
+    if name in flips:
+        return f"{axis_name}_{OPPOSITE[side]}" if flips[name] == axis else face
     first, second = TRANSPOSITIONS[name]
     return f"{AXIS_NAMES[{first: second, second: first}.get(axis, axis)]}_{side}"

@@ -1,5 +1,6 @@
 """A trained operator as one program: physical units in and out, run by PyTorch without vcycle."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -15,13 +16,15 @@ class PhysicalNetwork(nn.Module):
     Parameters
     ----------
     operator
-        The trained operator; its network is put in evaluation mode.
+        The trained operator; its network is copied.
     """
 
     def __init__(self, operator: TrainedOperator) -> None:
         super().__init__()
         self.input_normaliser = operator.input_normaliser
-        self.network = operator.network.eval()
+        # The program keeps weights as they lie in memory, and its reader wants them contiguous.
+        plain = deepcopy(operator.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.network = plain.eval()
         self.output_normaliser = operator.output_normaliser
 
     def forward(self, inputs: Tensor) -> Tensor:

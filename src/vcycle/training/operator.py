@@ -207,9 +207,8 @@ class TrainedOperator:
             )
         name = _check.choice("model", description["model"]["name"], models.MODELS)
         grid = Grid(**description["grid"])
-        with torch.random.fork_rng(
-            devices=range(torch.cuda.device_count())
-        ):  # initial weights are drawn, then overwritten
+        # building draws initial weights, which are then overwritten: the caller's random state must not notice
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             network = models.MODELS[name](**description["model"]["config"])
         shapes = description["normalisers"]
         return cls(

@@ -1,0 +1,97 @@
+"""The honest table: its errors against independent solves, and the arithmetic of its verdict."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import vcycle as vc
+from helpers import assert_close
+from vcycle.evaluation.benchmark import Benchmark, Row, benchmark
+from vcycle.metrics import relative_l2
+
+
+@pytest.fixture(scope="module")
+def table():
+    problem = vc.problems.Darcy(vc.Grid((16, 16)))
+    data = vc.generate(problem, num_samples=6, seed=0, rtol=1e-10, progress=False)
+    operator = SimpleNamespace(predict=lambda inputs: 1.05 * data.outputs[: len(inputs)].float())
+    return problem, data, benchmark(problem, operator, data, repeats=1)
+
+
+def test_errors_are_those_of_each_way(table):
+    result = table[2]
+    errors = {row.name: row.error for row in result.rows}
+    assert errors["operator"] == pytest.approx(0.05, rel=1e-5)
+    assert errors["solver, rtol 1e-06"] < 1e-5
+    assert errors["1 V-cycle"] > errors["2 V-cycles"] > errors["3 V-cycles"] > errors["solver, rtol 1e-06"]
+    assert 1e-3 < errors["solver on 8 x 8, interpolated"] < errors["solver on 4 x 4, interpolated"] < 0.5
+    assert all(row.cpu_ms > 0 for row in result.rows)
+
+
+def test_one_v_cycle_is_one_step_of_conjugate_gradients(table):
+    from vcycle.multigrid.classical import hierarchy, v_cycle
+
+    problem, data, result = table
+    systems = problem.systems(data.inputs)
+    z = v_cycle(hierarchy(systems.operator), systems.rhs)
+    step = (systems.rhs * z).flatten(1).sum(1) / systems.operator.energy(z)
+    expected = relative_l2((step[:, None, None] * z)[:, None], data.outputs).mean().item()
+    assert {row.name: row.error for row in result.rows}["1 V-cycle"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_coarse_solution_of_a_smooth_problem_is_second_order():
+    errors = []
+    for n in (16, 32):
+        problem = vc.problems.Darcy(vc.Grid((n, n)), values=(1.0, 1.0 + 1e-12))
+        data = vc.generate(problem, num_samples=1, seed=0, progress=False)
+        operator = SimpleNamespace(predict=lambda inputs: torch.zeros_like(inputs))
+        rows = benchmark(problem, operator, data, repeats=1).rows
+        errors.append(next(row.error for row in rows if row.name.startswith(f"solver on {n // 2} x")))
+    assert 3.3 < errors[0] / errors[1] < 4.7
+
+
+def test_verdict_and_break_even():
+    slow = Row("solver", 1e-6, 9.0)
+    cheap = Row("coarse", 0.2, 0.1)
+    wins = Benchmark([Row("operator", 0.02, 1.0), slow, cheap], 4, data_seconds=20.0, training_seconds=60.0)
+    assert wins.rival is slow  # the cheap one is less accurate
+    assert wins.break_even == pytest.approx(10_000)
+    assert "The operator wins: at 2.00% it is 9.0 times faster than solver" in wins.verdict
+    assert "after 10,000 samples" in wins.verdict
+    loses = Benchmark([Row("operator", 0.3, 1.0), slow, cheap], 4, data_seconds=1.0, training_seconds=1.0)
+    assert loses.rival is cheap
+    assert math.isinf(loses.break_even)
+    assert "The solver wins: coarse reaches 20.00% in 10.0 times less CPU time" in loses.verdict
+    assert "Paid back: never." in loses.cost
+    assert loses.to_dict()["break_even"] is None
+    alone = Benchmark([Row("operator", 1e-9, 1.0), slow], 4, data_seconds=1.0, training_seconds=1.0)
+    assert alone.break_even is None
+    assert "No classical row reaches" in alone.verdict
+
+
+def test_helmholtz_has_no_v_cycle_rows():
+    problem = vc.problems.Helmholtz(vc.Grid((16, 16)))
+    data = vc.generate(problem, num_samples=2, seed=0, progress=False)
+    operator = SimpleNamespace(predict=lambda inputs: torch.zeros_like(inputs))
+    names = [row.name for row in benchmark(problem, operator, data, repeats=1).rows]
+    assert not any("V-cycle" in name for name in names)
+    assert "solver on 8 x 8, interpolated" in names
+
+
+def test_unusable_arguments_are_named(table):
+    problem, data, _ = table
+    operator = SimpleNamespace(predict=lambda inputs: inputs)
+    with pytest.raises(ValueError, match=r"`repeats` must be at least 1. Got 0"):
+        benchmark(problem, operator, data, repeats=0)
+    other = vc.problems.Darcy(vc.Grid((8, 8)))
+    with pytest.raises(ValueError, match=r"`test` must be on the problem's grid \(8, 8\). Got \(16, 16\)"):
+        benchmark(other, operator, data)
+
+
+def test_numbers_are_repeated_in_words(table):
+    text = str(table[2])
+    assert "operator" in text
+    assert "CPU ms / sample" in text
+    assert_close(torch.tensor(table[2].rows[0].error), torch.tensor(0.05), rtol=1e-4)
