@@ -12,6 +12,6 @@ lint:  ## style, types and import order
 	mypy
 	lint-imports
 
-full:  ## also what is too slow for CI, about an hour; writes benchmarks/full.md
+full:  ## all tests, also `full` ones, then what no test holds, about an hour; writes benchmarks/full.md
 	python -m pytest -n 2
 	python benchmarks/full.py

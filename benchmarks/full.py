@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,24 @@ def _rate(kinds: str | tuple, size: int) -> float:
 def bound() -> str:
     """Check the certificate on network predictions and on the errors that it sees least of, at 64 x 64."""
     return "; ".join(_run([sys.executable, str(HERE / "bound.py")]).splitlines()[1:]).replace("   ", " ")
+
+
+def solvers() -> str:
+    """Time the solvers on two-phase Darcy to 1e-8, sorted: median CPU ms per system of three interleaved runs."""
+    parts = []
+    for size, methods in ((64, ("multigrid", "direct", "cg", "gmres", "gcrodr")), (256, ("multigrid", "direct", "cg"))):
+        problem = vc.problems.Darcy(vc.Grid((size, size)))
+        systems = problem.systems(problem.sample(0, range(12)))
+        times: dict[str, list[float]] = {method: [] for method in methods}
+        vc.solvers.solve_sequence(systems.select(slice(0, 1)), method="multigrid")  # loads the kernels
+        for _ in range(3):
+            for method in methods:
+                started = time.process_time()
+                vc.solvers.solve_sequence(systems, rtol=1e-8, method=method, order="nearest").raise_if_failed()
+                times[method].append(1000 * (time.process_time() - started) / len(systems))
+        figures = ", ".join(f"{method} {statistics.median(values):.2f}" for method, values in times.items())
+        parts.append(f"{size} x {size}: {figures}")
+    return "; ".join(parts)
 
 
 def inductor() -> str:
@@ -139,6 +158,7 @@ def _run(command: list[str], **environment: str) -> str:
 CHECKS: dict[str, Callable[[], str]] = {
     "contraction": contraction,
     "bound": bound,
+    "solvers": solvers,
     "inductor": inductor,
     "onnx": onnx,
     "recipe": recipe,

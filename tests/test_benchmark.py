@@ -9,6 +9,7 @@ import torch
 import vcycle as vc
 from helpers import assert_close
 from vcycle.evaluation.benchmark import Benchmark, Row, benchmark
+from vcycle.evaluation.regrid import interpolated
 from vcycle.metrics import relative_l2
 
 
@@ -25,7 +26,7 @@ def test_errors_are_those_of_each_way(table):
     errors = {row.name: row.error for row in result.rows}
     assert errors["operator"] == pytest.approx(0.05, rel=1e-5)
     assert errors["solver, rtol 1e-06"] < 1e-5
-    assert errors["1 V-cycle"] > errors["2 V-cycles"] > errors["3 V-cycles"] > errors["solver, rtol 1e-06"]
+    assert errors["CG, 1 V-cycle"] > errors["CG, 2 V-cycles"] > errors["CG, 3 V-cycles"] > errors["solver, rtol 1e-06"]
     assert 1e-3 < errors["solver on 8 x 8, interpolated"] < errors["solver on 4 x 4, interpolated"] < 0.5
     assert all(row.cpu_ms > 0 for row in result.rows)
 
@@ -38,7 +39,7 @@ def test_one_v_cycle_is_one_step_of_conjugate_gradients(table):
     z = v_cycle(hierarchy(systems.operator), systems.rhs)
     step = (systems.rhs * z).flatten(1).sum(1) / systems.operator.energy(z)
     expected = relative_l2((step[:, None, None] * z)[:, None], data.outputs).mean().item()
-    assert {row.name: row.error for row in result.rows}["1 V-cycle"] == pytest.approx(expected, rel=1e-3)
+    assert {row.name: row.error for row in result.rows}["CG, 1 V-cycle"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_coarse_solution_of_a_smooth_problem_is_second_order():
@@ -50,6 +51,29 @@ def test_coarse_solution_of_a_smooth_problem_is_second_order():
         rows = benchmark(problem, operator, data, repeats=1).rows
         errors.append(next(row.error for row in rows if row.name.startswith(f"solver on {n // 2} x")))
     assert 3.3 < errors[0] / errors[1] < 4.7
+
+
+@pytest.mark.parametrize("kinds", ["dirichlet", (("dirichlet", "neumann"), ("neumann", "dirichlet"))])
+def test_coarse_rivals_know_the_boundary_values(kinds):
+    problem = vc.problems.Poisson(vc.Grid((32, 32)), kinds)
+    data = vc.generate(problem, num_samples=4, seed=0, progress=False)
+    operator = SimpleNamespace(predict=lambda inputs: torch.zeros(len(inputs), 1, 32, 32))
+    rows = {row.name: row.error for row in benchmark(problem, operator, data, repeats=1).rows}
+    assert rows["solver on 16 x 16, interpolated"] < 0.04
+    assert rows["solver on 16 x 16, interpolated"] < rows["solver on 8 x 8, interpolated"] < 0.15
+
+
+def test_interpolation_is_exact_for_linear_functions_up_to_the_walls():
+    coarse, fine = vc.Grid((4, 6)), vc.Grid((8, 12))
+    linear = [1.0 + 2 * torch.from_numpy(x) - 3 * torch.from_numpy(y) for x, y in (coarse.mesh(), fine.mesh())]
+    driven = vc.problems.Poisson(coarse)
+    assert_close(interpolated(linear[0][None, None], driven), linear[1][None, None])
+    zero = vc.problems.Darcy(vc.Grid((4, 4)), (("dirichlet", "neumann"), "neumann"))
+    ramp = [torch.from_numpy(vc.Grid((n, n)).mesh()[0]) for n in (4, 8)]
+    assert_close(interpolated(ramp[0][None, None], zero), ramp[1][None, None])
+    periodic = vc.problems.Poisson(vc.Grid((64, 64), periodic=True), "periodic")
+    wave = [torch.cos(2 * math.pi * torch.from_numpy(vc.Grid((n, n), periodic=True).mesh()[1])) for n in (64, 128)]
+    assert (interpolated(wave[0][None, None], periodic) - wave[1]).abs().max() < 2e-3
 
 
 def test_verdict_and_break_even():
@@ -78,6 +102,16 @@ def test_helmholtz_has_no_v_cycle_rows():
     names = [row.name for row in benchmark(problem, operator, data, repeats=1).rows]
     assert not any("V-cycle" in name for name in names)
     assert "solver on 8 x 8, interpolated" in names
+
+
+@pytest.mark.parametrize("shape", [(15,), (9, 15), (32,)])
+def test_grids_that_do_not_halve_or_have_one_axis_have_no_v_cycle_rows(shape):
+    problem = vc.problems.Darcy(vc.Grid(shape))
+    data = vc.generate(problem, num_samples=2, seed=0, progress=False)
+    operator = SimpleNamespace(predict=lambda inputs: torch.zeros_like(inputs))
+    names = [row.name for row in benchmark(problem, operator, data, repeats=1).rows]
+    assert not any("V-cycle" in name for name in names)
+    assert len(names) == (4 if shape == (32,) else 2)
 
 
 def test_unusable_arguments_are_named(table):

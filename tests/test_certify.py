@@ -1,10 +1,13 @@
 """The bracket against true errors from dense and direct solves, on errors chosen to break it."""
 
+import numpy as np
 import pytest
+import scipy.sparse.linalg
 import torch
 
 from helpers import assert_close
 from vcycle.boundary import Boundary
+from vcycle.errors import SolveError
 from vcycle.evaluation.certify import certify, complementary_energy
 from vcycle.grid import Grid
 from vcycle.models import MgNO
@@ -114,6 +117,60 @@ def test_more_steps_tighten_the_bracket_and_polish_reaches_the_solution():
     assert 3 <= polished.polish_steps <= 20
 
 
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("steps", [0, 2, 6])
+def test_predictions_close_to_rounding_are_enclosed(size, steps):
+    """The reference is refined with residuals in extended precision, so that its own error is far below 1e-10."""
+    problem = darcy(4, shape=(size, size))
+    inputs = problem.stacked(problem.sample(0, range(2)))
+    systems = problem.systems(inputs)
+    exact = problem.solve(inputs, method="direct").solutions.numpy().astype(np.longdouble)
+    for i, u in enumerate(exact):
+        A, b = systems.to_csr(i)
+        factors = scipy.sparse.linalg.splu(A.tocsc())
+        rows, columns, values = scipy.sparse.find(A)
+        for _ in range(4):
+            product = np.zeros(u.size, dtype=np.longdouble)
+            np.add.at(product, rows, values.astype(np.longdouble) * u.ravel()[columns])
+            u += factors.solve((b.astype(np.longdouble) - product).astype(float)).reshape(u.shape)
+    noise = torch.randn(exact.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for relative in (1e-4, 1e-6, 1e-8):
+        prediction = torch.from_numpy((exact + relative * np.abs(exact).max() * noise.numpy()).astype(float))
+        error = torch.from_numpy((prediction.numpy() - exact).astype(float))
+        energy = systems.operator.energy(error).sqrt()
+        certificate = certify(problem, inputs, prediction[:, None], steps=steps)
+        assert (certificate.lower <= energy).all()
+        assert (energy <= certificate.upper).all()
+        assert (certificate.upper / certificate.lower).max() < 1.05
+
+
+def test_polish_that_fails_says_so():
+    problem = darcy(4, shape=(8, 8))
+    inputs = problem.stacked(problem.sample(0, [0, 1]))
+    with pytest.raises(
+        SolveError, match=r"`polish` reached a relative residual of .* not `rtol` 1.0e-20. Give a larger"
+    ):
+        certify(problem, inputs, torch.zeros(2, 1, 8, 8), polish=True, rtol=1e-20)
+
+
+def test_relative_error_only_where_walls_hold_nothing():
+    problem = darcy(4)
+    inputs = problem.stacked(problem.sample(0, range(3)))
+    certificate = certify(problem, inputs, 0.9 * problem.solve(inputs).solutions[:, None])
+    assert_close(
+        certificate.relative_upper, torch.full((3,), 0.1 / 0.9 / (1 - 0.1 / 0.9), dtype=torch.float64), rtol=0.02
+    )
+    driven = Poisson(Grid((16, 16)))
+    inputs = driven.stacked(driven.sample(0, range(3)))
+    certificate = certify(driven, inputs, torch.zeros(3, 1, 16, 16), discretisation=True)
+    assert certificate.relative_upper is None
+    assert certificate.energy is None
+    assert (certificate.discretisation < 0.05).all()
+    assert "relative to the solution" not in str(certificate)
+    zero = np.zeros((3, 1, 32, 32))
+    assert "unbounded" in str(certify(problem, problem.stacked(problem.sample(0, range(3))).numpy(), zero))
+
+
 def test_discretisation_error_falls_with_the_grid():
     errors = []
     for n in (16, 32):
@@ -148,3 +205,16 @@ def test_unusable_arguments_are_named():
     wanted = r"`problem` must be symmetric positive definite in divergence form.*'helmholtz'"
     with pytest.raises(ValueError, match=wanted):
         certify(wave, wave.sample(0, [0]), torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("kinds", ["dirichlet", "neumann"])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_grids_that_do_not_halve_are_enclosed(kinds, steps):
+    """There the cycle is an exact solve: the bounds close in on the error up to rounding."""
+    problem = darcy(10, shape=(33, 20)) if kinds == "dirichlet" else Poisson(Grid((33, 20)), kinds)
+    inputs = problem.stacked(problem.sample(0, range(4)))
+    exact = problem.solve(inputs, method="direct").solutions[:, None]
+    noise = torch.randn(exact.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * exact.std()
+    certificate = certify(problem, inputs, exact + noise, steps=steps)
+    assert_enclosed(certificate, true_error(problem, inputs, exact + noise))
+    assert (certificate.upper / certificate.lower).max() <= 1.0 + 1e-6

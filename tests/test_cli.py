@@ -1,8 +1,11 @@
 """The command line, from the words to the files: what goes right, and one line with status 2 for what goes wrong."""
 
+import errno
+import io
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,8 +53,35 @@ WRONG = [
         ["convert", "nowhere.pt", "--out", "x.zarr"],
         "nowhere.pt does not exist; it is in the repository neuraloperator/neuraloperator",
     ),
-    (["convert", "a.zarr", "--out", "x.csv"], "`path` must end in one of .zarr, .pt. Got 'x.csv'."),
+    (["convert", "a.zarr", "--out", "x.csv"], "`out` must end in one of .zarr, .pt. Got 'x.csv'."),
     (["info", "nowhere"], "nowhere does not exist."),
+    (["check", "nope"], "nope does not exist."),
+    (["check", "."], "`data` must end in one of .zarr, .pt. Got '.'."),
+    (["generate", "darcy", "--out", "."], "`out` must be a new folder with a name."),
+    (["generate", "darcy", "--out", "x", "--shape", "2000000x2000000"], "not enough memory. Choose smaller `shape`"),
+    (["predict", "nowhere", "b.npy", "--out", "."], "`out` must be a file. Got '.', a folder."),
+    (["benchmark", "nowhere", "b", "--out", ""], "`out` must be a file. Got '', a folder."),
+    (["train", "a", "--out", ""], "`out` must be a folder for a run, and no data set. Got ''."),
+    (["train", "a", "--out", "x", "--data-dir", "b"], "`data_dir` must not be given without --config. Got b."),
+    (
+        ["train", "a", "--out", "x", "--epochs", "2", "--fit-args", "epochs=3"],
+        "`epochs` must be given once. Got --epochs 2 and epochs=3.",
+    ),
+    (
+        ["train", "a", "--out", "x", "--model-args", "levels=2", "--model-args", "levels=3"],
+        "`model_args` must give levels once. Got levels=3 after levels=2.",
+    ),
+    *(
+        (["train", "--config", "b", "--out", "x", f"--{name}", value], f"`{name.replace('-', '_')}` must not be given")
+        for name, value in {
+            "epochs": "3",
+            "test": "0",
+            "validation": "1",
+            "model": "fno",
+            "model-args": "levels=3",
+            "fit-args": "loss=l2",
+        }.items()
+    ),
     (["demo", "--seed", "-1"], "`seed` must be at least 0. Got -1."),
 ]
 
@@ -184,6 +214,45 @@ def test_evaluation_keeps_to_unseen_samples(workplace, capsys):
     assert unseen["relative_l2"] != everything["relative_l2"]
 
 
+def test_samples_trained_on_are_known_by_problem_seed_and_number(workplace, capsys, tmp_path):
+    run = str(workplace / "run" / "operator")  # the operator's own folder does as well
+
+    def chosen(*arguments, size="8x8", samples="12"):
+        data = str(tmp_path / f"{size}-{samples}{'-'.join(arguments)}.zarr")
+        shape = ["--num-samples", samples, "--shape", size, *arguments]
+        assert main(["generate", "darcy", "--out", data, *shape, "--json"]) == 0
+        return run_json(capsys, "evaluate", run, data)
+
+    assert run_json(capsys, "evaluate", run, str(workplace / "darcy.zarr"))["num_samples"] == 4
+    assert chosen(samples="20")["num_samples"] == 12  # 8 of them are those that it was trained on
+    assert chosen(size="16x16")["num_samples"] == 4  # the same draws, twice as fine
+    other = chosen("--seed", "7")
+    assert other["num_samples"] == 12
+    assert other["data"].endswith("nothing left out, as it was trained on other data")
+    data = str(tmp_path / "lognormal.zarr")
+    lognormal = ["--num-samples", "4", "--shape", "8x8", "--problem-args", "coefficient=lognormal"]
+    assert main(["generate", "darcy", "--out", data, *lognormal]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", run, data]) == 0
+    assert "nothing left out" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_an_operator_without_a_record_says_so(workplace, capsys, tmp_path):
+    shutil.copytree(workplace / "run" / "operator", tmp_path / "operator")
+    data = str(workplace / "darcy.zarr")
+    assert "nothing says what" in run_json(capsys, "evaluate", str(tmp_path / "operator"), data)["data"]
+    for damaged in ("{", "{}", "[]", '{"trained_on": 3}', '{"trained_on": [3]}'):
+        (tmp_path / "run.json").write_text(damaged)
+        fails(capsys, ["evaluate", str(tmp_path / "operator"), data], "run.json is corrupt")
+
+
+def test_everything_seen_is_refused(workplace, capsys, tmp_path):
+    shutil.copytree(workplace / "run", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"trained_on": list(range(12))}))
+    fails(capsys, ["evaluate", str(tmp_path / "run"), str(workplace / "darcy.zarr")], "was not trained on")
+
+
 def test_predict_from_arrays_equals_predict_from_data(workplace, capsys):
     from vcycle import Dataset, load
 
@@ -215,9 +284,26 @@ def test_certify_brackets_the_true_error(workplace, capsys):
     assert (difference.norm() / chosen.outputs.norm()).item() < 1e-6
 
 
-def test_benchmark_compares(workplace, capsys):
-    rows = run_json(capsys, "benchmark", str(workplace / "run"), str(workplace / "darcy.zarr"))["rows"]
-    assert len(rows) >= 2
+def test_benchmark_compares_and_counts_what_was_spent_before(workplace, capsys, tmp_path):
+    from vcycle import Dataset, load
+
+    data, run = workplace / "darcy.zarr", workplace / "run"
+    table = run_json(capsys, "benchmark", str(run), str(data))
+    assert len(table["rows"]) >= 2
+    dataset = Dataset.open(data)
+    seconds = dataset.solver["seconds"] + dataset.solver["sampling_seconds"]
+    seen = json.loads((run / "run.json").read_text())["trained_on"]
+    rows = [row for row, sample in enumerate(dataset.sample_id) if int(sample) in seen]
+    assert len(rows) == 8
+    assert table["data_seconds"] == pytest.approx(float(seconds[rows].sum()), rel=1e-12)
+    assert table["training_seconds"] == load(run).metrics["cpu_seconds"]
+    others = tmp_path / "others.zarr"
+    make = ["generate", "darcy", "--out", str(others), "--num-samples", "2", "--shape", "8x8", "--seed", "5"]
+    assert main(make) == 0
+    table = run_json(capsys, "benchmark", str(run), str(others))
+    solver = Dataset.open(others).solver
+    per_sample = float((solver["seconds"] + solver["sampling_seconds"]).mean())
+    assert table["data_seconds"] == pytest.approx(8 * per_sample, rel=1e-12)
 
 
 def test_exported_program_predicts_the_same(workplace, capsys):
@@ -254,11 +340,15 @@ def test_unusable_files_are_one_line(workplace, capsys, tmp_path):
     np.save(tmp_path / "nan.npy", inputs)
     np.save(tmp_path / "channels.npy", np.ones((2, 3, 8, 8)))
     (tmp_path / "text.npy").write_text("no array")
+    np.savez(tmp_path / "archive.npz", inputs)
+    (tmp_path / "archive.npz").rename(tmp_path / "zip.npy")
     out = tmp_path / "out.npy"
     for name, message in {
-        "nan": "`inputs` must be finite. Got NaN or infinity in sample 1.",
+        "nan": "`inputs` must be finite in float32. Got NaN or infinity in sample 1.",
         "channels": "`inputs` must have shape (any, 1, any, any)",
         "text": "is not a NumPy file of numbers",
+        "zip": "is not a NumPy file of numbers",
+        "nowhere": "nowhere.npy does not exist.",
     }.items():
         fails(capsys, ["predict", str(run), str(tmp_path / f"{name}.npy"), "--out", str(out)], message)
     corrupt = tmp_path / "corrupt.zarr"
@@ -270,7 +360,7 @@ def test_unusable_files_are_one_line(workplace, capsys, tmp_path):
     description = json.loads((broken / "operator.json").read_text())
     description["model"]["config"]["width"] = 5
     (broken / "operator.json").write_text(json.dumps(description))
-    fails(capsys, ["predict", str(broken), str(data), "--out", str(out)], "weights of another model")
+    fails(capsys, ["predict", str(broken), str(data), "--out", str(out)], "was changed after it was written")
     assert not out.exists()
 
 
@@ -281,6 +371,72 @@ def test_wrong_training_is_one_line(workplace, capsys, tmp_path):
         ("--model-args", "level=4"): "`model mgno` has no 'level'. Did you mean 'levels'?",
         ("--test", "12"): "`test` and `validation` must leave samples to train on. Got 12 and 0 of 12.",
         ("--epochs", "0"): "`epochs` must be at least 1. Got 0.",
+        ("--out", data): "`out` must be a folder for a run, and no data set.",
+        ("--fit-args", "learning_rate=nan"): "`learning_rate` must be positive and finite. Got nan.",
     }.items():
         fails(capsys, ["train", data, "--out", out, *extra], message)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E5", ".5e3", "-2e+1", "inf", "nan", "-inf", "0.25", "1.e2"])
+def test_numbers_on_the_command_line_are_pythons(text):
+    from vcycle.commands.shared import read_pairs
+
+    value = read_pairs("fit_args", [f"x={text}"])["x"]
+    assert isinstance(value, float)
+    assert value == pytest.approx(float(text), rel=0, nan_ok=True)
+
+
+@pytest.mark.parametrize(("text", "value"), [("3", 3), ("e3", "e3"), ("information", "information"), ("nano", "nano")])
+def test_words_and_integers_stay_what_they_are(text, value):
+    from vcycle.commands.shared import read_pairs
+
+    assert read_pairs("fit_args", [f"x={text}"]) == {"x": value}
+
+
+def test_options_said_twice_both_count(workplace, capsys, tmp_path):
+    data, out = str(workplace / "darcy.zarr"), str(tmp_path / "run")
+    model = ["--model-args", "levels=2", "--model-args", "width=4", "depth=1"]
+    fit = ["--fit-args", "epochs=2", "--fit-args", "learning_rate=1e-3", "precision=32", "logger=csv"]
+    run_json(capsys, "train", data, "--out", out, *model, *fit)
+    described = run_json(capsys, "info", out)
+    assert (described["arguments"]["levels"], described["arguments"]["width"]) == (2, 4)
+    assert described["metrics"]["epochs"] == 2
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_conversion_does_not_overwrite(workplace, capsys, tmp_path):
+    (tmp_path / "mine.pt").write_text("mine")
+    fails(capsys, ["convert", str(workplace / "darcy.zarr"), "--out", str(tmp_path / "mine.pt")], "mine.pt exists.")
+    assert (tmp_path / "mine.pt").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(workplace, capsys, tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, content):
+            super().write(bytes(content)[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    data, run = str(workplace / "darcy.zarr"), str(workplace / "run")
+    honest = Path.open
+
+    def opened(self, mode="r", *arguments, **settings):
+        full = "w" in mode and tmp_path in self.parents
+        return Full(self, "w") if full else honest(self, mode, *arguments, **settings)
+
+    def written(self, content):
+        with self.open("wb") as file:
+            file.write(content)
+
+    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(Path, "write_bytes", written)
+    monkeypatch.setattr(Path, "write_text", lambda self, text, **_: written(self, text.encode()))
+    for name, argv in {
+        "a.npy": ["predict", run, data, "--out"],
+        "a.json": ["certify", run, data, "--out"],
+        "b.npy": ["certify", run, data, "--polish"],
+        "a.pt2": ["export", run, "--out"],
+        "a.pt": ["convert", data, "--out"],
+    }.items():
+        fails(capsys, [*argv, str(tmp_path / name)], f"{name} cannot be written: no space left. Free some space")
+        assert list(tmp_path.iterdir()) == []

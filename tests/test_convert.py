@@ -133,8 +133,8 @@ def test_export_refuses_what_the_layout_cannot_hold(tmp_path):
 def test_formats_are_told_by_their_suffix(tmp_path):
     assert detect_format("a/b.pt") == "neuraloperator"
     assert detect_format("a/b.zarr") == "zarr"
-    x = np.zeros((2, 1, 4))
+    x = np.zeros((2, 1, 4, 4))
     FORMATS["zarr"].write(Dataset.from_arrays(x, x), tmp_path / "no suffix")
     assert detect_format(tmp_path / "no suffix") == "zarr"
-    with pytest.raises(ValueError, match=r"`path` must end in one of .zarr, .pt. Got 'b.h5'"):
+    with pytest.raises(ValueError, match=r"`path` must end in one of .zarr, .pt. Got 'a/b.h5'"):
         detect_format("a/b.h5")

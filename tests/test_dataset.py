@@ -1,3 +1,6 @@
+import json
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +17,7 @@ def random_dataset(num=12, *, channels=(2, 1), shape=(4, 6), seed=0, dtype=np.fl
     generator = np.random.default_rng(seed)
     inputs = generator.standard_normal((num, channels[0], *shape)).astype(dtype)
     outputs = generator.standard_normal((num, channels[1], *shape)).astype(dtype)
-    return Dataset.from_arrays(inputs, outputs, **settings)
+    return Dataset.from_arrays(inputs, outputs, grid=vc.Grid(shape), **settings)
 
 
 # --------------------------------------------------------------------------------------------- from arrays, store, load
@@ -23,7 +26,7 @@ def random_dataset(num=12, *, channels=(2, 1), shape=(4, 6), seed=0, dtype=np.fl
 def test_from_arrays_keeps_every_bit_and_copies():
     x, y = np.random.default_rng(0).standard_normal((2, 5, 3, 8)).astype(np.float32)
     before = x.copy()
-    dataset = Dataset.from_arrays(x, torch.from_numpy(y), input_names=["a", "b", "c"])
+    dataset = Dataset.from_arrays(x, torch.from_numpy(y), grid=vc.Grid(8), input_names=["a", "b", "c"])
     x += 1
     assert np.array_equal(dataset.inputs.numpy(), before.astype(np.float64))
     assert dataset.stored("b").dtype == np.float32
@@ -41,6 +44,29 @@ def test_a_channel_is_added_where_the_grid_says_so():
     assert np.array_equal(dataset.inputs.numpy(), x[:, None])
     assert np.array_equal(dataset.outputs.numpy(), (x[:, None] > 3).astype(float))
     assert str(dataset.boundary) == "periodic"
+
+
+def test_three_axes_can_be_read_in_two_ways():
+    x = np.arange(2 * 24.0).reshape(2, 4, 6)
+    message = (
+        r"`grid` must be given where `inputs` has 3 axes: with vcycle.Grid\(6\) they are \(sample, channel, x\), "
+        r"with vcycle.Grid\(\(4, 6\)\) \(sample, x, y\). Got None\."
+    )
+    with pytest.raises(ValueError, match=message):
+        Dataset.from_arrays(x, x)
+    assert Dataset.from_arrays(x, x, grid=vc.Grid(6)).inputs.shape == (2, 4, 6)
+    assert Dataset.from_arrays(x, x, grid=vc.Grid((4, 6))).inputs.shape == (2, 1, 4, 6)
+
+
+def test_any_layout_of_an_array_gives_the_same_dataset():
+    x = np.random.default_rng(0).standard_normal((3, 2, 4, 6)).astype(np.float32)
+    expected = Dataset.from_arrays(x, x)
+    turned = np.ascontiguousarray(x[::-1, :, ::-1])[::-1, :, ::-1]
+    for layout in (x.astype(">f4"), turned, np.asfortranarray(x)):
+        dataset = Dataset.from_arrays(layout, layout)
+        assert dataset.stored("input").dtype == np.float32
+        assert dataset.fingerprint() == expected.fingerprint()
+        assert torch.equal(dataset.inputs, expected.inputs)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -74,7 +100,7 @@ def test_store_and_load_is_the_identity_bit_for_bit(tmp_path_factory, num, shape
 
 def test_nan_and_infinity_survive_the_disk(tmp_path):
     x = np.array([[[np.nan, np.inf, -np.inf, -0.0]]])
-    loaded = Dataset.from_arrays(x, x).save(tmp_path / "d.zarr")
+    loaded = Dataset.from_arrays(x, x, grid=vc.Grid(4)).save(tmp_path / "d.zarr")
     assert loaded.stored("input").tobytes() == x.tobytes()
 
 
@@ -131,6 +157,13 @@ def test_a_window_chooses_fields():
         ({"input_names": ["a", "b"]}, "`input_names` must be 1 different names"),
         ({"input_names": ["a/b"]}, "`input_names` must be words"),
         ({"input_names": ["a"], "output_names": ["a"]}, "`output_names` must not repeat"),
+        ({"input_names": [3]}, "`input_names` must be words of letters, digits and _. Got 3"),
+        ({"input_names": 3}, "`input_names` must be 1 different names, one per channel. Got 3"),
+        ({"grid": (4, 4)}, r"`grid` must be a vcycle.Grid, such as vcycle.Grid\(\(64, 64\)\). Got tuple"),
+        ({"inputs": {"a": 1}}, "`inputs` must be real numbers: an array or tensor; .* Got dict"),
+        ({"parameters": [1]}, "`parameters` must be a mapping from names .* Got list"),
+        ({"parameters": {"a b/c": np.ones(2)}}, "`parameters` must be words of letters, digits and _. Got 'a b/c'"),
+        ({"parameters": {"k": ["a", "b"]}}, r"`parameters\['k'\]` must be real numbers: one number per sample"),
         ({"parameters": {"k": np.ones(3)}}, r"`parameters\['k'\]` must have shape \(2\)"),
         ({"boundary": "periodic"}, "`grid.periodic` must be True"),
     ],
@@ -148,7 +181,7 @@ def test_from_arrays_refuses(arguments, message):
 @given(num=st.integers(3, 60), test=st.integers(1, 30), validation=st.integers(0, 30), seed=st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_splits_are_disjoint_complete_and_deterministic(num, test, validation, seed):
-    dataset = Dataset.from_arrays(np.zeros((num, 1, 2)), np.zeros((num, 1, 2)))
+    dataset = Dataset.from_arrays(np.zeros((num, 1, 2)), np.zeros((num, 1, 2)), grid=vc.Grid(2))
     if test + validation >= num:
         with pytest.raises(ValueError, match="must leave samples for training"):
             dataset.split(test, validation=validation, seed=seed)
@@ -229,6 +262,10 @@ DAMAGE = {
     "newer": lambda path: (path / "zarr.json").write_text(
         (path / "zarr.json").read_text().replace('"format": 1', '"format": 2')
     ),
+    "broken array": lambda path: cut(path / "output_output" / "zarr.json"),
+    "altered array": lambda path: (path / "output_output" / "zarr.json").write_text(
+        (path / "output_output" / "zarr.json").read_text().replace("float64", "float32")
+    ),
     "missing array": lambda path: (path / "output_output" / "zarr.json").unlink(),
     "missing chunk": lambda path: (path / "output_output" / "c.1.0.0.0").unlink(),
     "cut off": lambda path: cut(path / "input_input" / "c.0.0.0.0"),
@@ -245,6 +282,8 @@ DAMAGE = {
         ("half a description", "is damaged: zarr.json does not describe a dataset"),
         ("someone else's", "is a Zarr store, but not one of vcycle's"),
         ("newer", "has format 2, not 1"),
+        ("broken array", "is damaged: output_output/zarr.json cannot be read"),
+        ("altered array", "is damaged: output_output/zarr.json is not the one that zarr.json lists"),
         ("missing array", "the array output_output is missing"),
         ("missing chunk", "chunk 1 of the array output_output is missing or cut off"),
         ("cut off", "chunk 0 of the array input_input is missing or cut off"),
@@ -259,6 +298,75 @@ def test_unusable_stores_are_named_in_one_line(tmp_path, what, message):
         Dataset.open(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def describe(path, change):
+    content = json.loads((path / "zarr.json").read_text())
+    change(content)
+    (path / "zarr.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"call": "x"}, "`call` must be a mapping or null. Got str"),
+        ({"call": {"rtol": "x"}}, "`call.rtol` must be a number. Got 'x'"),
+        ({"problem": "darcy"}, "`problem` must be a mapping or null. Got str"),
+        ({"problem": {}}, "'name'"),
+        ({"versions": []}, "`versions` must be a mapping. Got list"),
+        ({"seed": "x"}, "`seed` must be an integer"),
+        ({"inputs": []}, "`inputs` must have at least one field"),
+        ({"inputs": [{"name": "../a"}]}, "`name` must be words"),
+        ({"inputs": [{"name": "input", "components": 0}]}, "`components` must be at least 1"),
+        ({"inputs": [{"name": "input", "components": 2, "face": "z_low"}]}, "`inputs.face` must be one of"),
+        ({"inputs": [{"name": "output", "components": 2}]}, "`names of fields` must differ"),
+        ({"inputs": [{"name": "input", "components": 3}]}, r"`input_input` must have shape \(3, 4, 6\) per sample"),
+        ({"parameters": ["k"]}, "'parameter_k'"),
+        ({"parameters": [1]}, "`parameters` must be words"),
+        ({"arrays": ["input_input", "output_output"]}, "'sample_id'"),
+        ({"boundary": 5}, "`boundary` must be"),
+        ({"grid": {"shape": [4, 5]}}, r"`input_input` must have shape \(2, 4, 5\) per sample. Got \(2, 4, 6\)"),
+        ({"grid": "x"}, "must be a mapping"),
+    ],
+)
+def test_wrong_descriptions_are_found_when_a_store_is_opened(tmp_path, change, message):
+    path = tmp_path / "data.zarr"
+    random_dataset(12).save(path, chunk_size=4)
+    describe(path, lambda content: content["attributes"].update(change))
+    with pytest.raises(vc.DataError, match=rf"zarr.json does not describe a dataset \(.*{message}") as caught:
+        Dataset.open(path)
+    assert str(caught.value).startswith(f"{path} is damaged: ")
+    assert str(caught.value).endswith("Restore it from a copy, or remove it and make it again.")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [("sample_id", "shape", []), ("output_output", "data_type", "int8"), ("output_output", "shape", [11, 1, 4, 6])],
+)
+def test_wrong_descriptions_of_arrays_are_found_when_a_store_is_opened(tmp_path, name, key, value):
+    path = tmp_path / "data.zarr"
+    random_dataset(12).save(path, chunk_size=4)
+    describe(path, lambda content: content["consolidated_metadata"]["metadata"][name].update({key: value}))
+    with pytest.raises(vc.DataError, match=r"zarr.json does not describe a dataset"):
+        Dataset.open(path)
+
+
+def test_zarr_may_consolidate_a_store_again(tmp_path):
+    import zarr
+
+    dataset = random_dataset(5).save(tmp_path / "d.zarr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that consolidation is no part of the specification yet
+        zarr.consolidate_metadata(str(tmp_path / "d.zarr"))
+    assert Dataset.open(tmp_path / "d.zarr").fingerprint() == dataset.fingerprint()
+
+
+def test_a_problem_of_other_fields_is_refused(tmp_path):
+    vc.generate(vc.problems.Poisson(vc.Grid((8, 8))), num_samples=2, out=tmp_path / "d.zarr", progress=False)
+    describe(tmp_path / "d.zarr", lambda content: content["attributes"]["problem"]["grid"].update(shape=[8, 16]))
+    with pytest.raises(vc.DataError, match=r"has a problem whose grid, walls or fields are others"):
+        _ = Dataset.open(tmp_path / "d.zarr").problem
 
 
 def test_save_refuses_to_overwrite_and_leaves_nothing_half_written(tmp_path, monkeypatch):
@@ -357,3 +465,16 @@ def test_check_recomputes_residuals_through_the_problem(tmp_path):
     arrays["solver_residual"][2] = 1e-3
     report = check(Dataset(dataset.schema, arrays, specs=dataset.specs))
     assert "above the tolerance 1.0e-08 in 1 sample (sample_id 2)" in str(report)
+
+
+def test_check_names_samples_that_the_problem_refuses():
+    dataset = vc.generate(vc.problems.Darcy(vc.Grid((8, 8))), num_samples=6, progress=False)
+    arrays = {spec.name: dataset.array(spec.name).copy() for spec in dataset.specs}
+    arrays["input_coefficient"][[1, 4]] *= -1
+    report = check(Dataset(dataset.schema, arrays, specs=dataset.specs))
+    errors = [finding.message for finding in report.findings if finding.severity == "error"]
+    assert len(errors) == 1
+    assert errors[0].startswith("the problem refuses 2 samples (sample_id 1, 4): ")
+    assert "must be positive" in errors[0]
+    with pytest.raises(TypeError, match=r"`dataset` must be a vcycle.Dataset, .* Got ndarray"):
+        check(arrays["input_coefficient"])

@@ -157,3 +157,27 @@ def test_unusable_data_are_named():
         evaluate(copier(data.grid), Dataset.from_arrays(data.inputs, two))
     with pytest.raises(ValueError, match=r"`inputs` must have shape \(any, 1, any, any\)"):
         evaluate(copier(data.grid), Dataset.from_arrays(two, data.outputs))
+
+
+def test_what_is_no_dataset_is_named():
+    data = noisy()
+    with pytest.raises(TypeError, match=r"`dataset` must be a vcycle.Dataset, such as .*\. Got Tensor\."):
+        evaluate(copier(data.grid), data.inputs)
+    with pytest.raises(TypeError, match=r"`operator` must be a TrainedOperator or the path of one\. Got Dataset\."):
+        evaluate(data, data)
+
+
+def test_data_of_another_family_are_refused():
+    operator = copier(vc.Grid((8, 8)))
+    with pytest.raises(
+        ValueError, match=r"`dataset` must be like the data of training: boundary dirichlet. Got periodic"
+    ):
+        evaluate(operator, noisy(boundary="periodic"))
+    vertices = Dataset.from_arrays(
+        torch.ones(2, 1, 8, 8), torch.ones(2, 1, 8, 8), grid=vc.Grid((8, 8), centring="vertex")
+    )
+    with pytest.raises(ValueError, match=r"`dataset` must be like the data of training: centring cell. Got vertex"):
+        evaluate(operator, vertices)
+    darcy = vc.generate(vc.problems.Darcy(vc.Grid((8, 8))), num_samples=2, progress=False)
+    with pytest.raises(ValueError, match=r"`dataset` must be like the data of training: inputs u. Got coefficient"):
+        evaluate(operator, darcy)

@@ -154,10 +154,11 @@ def test_wrong_arguments(arguments, message):
 
 def test_sequence_hands_the_space_on():
     systems = make_systems((16, 16), num=4, contrast=4.0)
-    whole = solve_sequence(systems, method="gcrodr").raise_if_failed()
-    first = solve_sequence(systems.select([0, 1]), method="gcrodr")
-    second = solve_sequence(systems.select([2, 3]), method="gcrodr", recycle=first.recycle)
+    given = {"method": "gcrodr", "order": "given"}
+    whole = solve_sequence(systems, **given).raise_if_failed()
+    first = solve_sequence(systems.select([0, 1]), **given)
+    second = solve_sequence(systems.select([2, 3]), **given, recycle=first.recycle)
     assert torch.equal(whole.iterations, torch.cat([first.iterations, second.iterations]))
     assert torch.equal(whole.solutions, torch.cat([first.solutions, second.solutions]))
-    cold = solve_sequence(systems.select([2, 3]), method="gcrodr")
+    cold = solve_sequence(systems.select([2, 3]), **given)
     assert second.iterations[0] < cold.iterations[0]

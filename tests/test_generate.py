@@ -4,6 +4,8 @@ import random
 import subprocess
 import sys
 import textwrap
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +261,16 @@ def test_a_store_of_another_call_is_refused_by_the_difference(tmp_path, problem,
     assert content(path) == before
 
 
+def test_a_call_that_failed_before_its_first_chunk_does_not_stand_in_the_way(tmp_path):
+    path = tmp_path / "d.zarr"
+    with pytest.raises(vc.SolveError):
+        make(darcy(), path, rtol=1e-30)
+    assert path.exists()
+    make(darcy(), path)
+    make(darcy(), tmp_path / "whole.zarr")
+    assert content(path) == content(tmp_path / "whole.zarr")
+
+
 def test_other_versions_may_read_but_not_continue(tmp_path, monkeypatch):
     path = tmp_path / "d.zarr"
     make(darcy(), path)
@@ -281,7 +293,10 @@ class OneBad(vc.problems.Darcy):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_sample_that_is_not_solved_is_named_and_never_written(tmp_path, workers):
     path = tmp_path / "d.zarr"
-    with pytest.raises(vc.SolveError, match=r"13 \(residual nan\).*Check the inputs"):
+    with pytest.raises(
+        vc.SolveError,
+        match=r"sample 13 cannot be discretised: `coefficient` must be positive and finite everywhere. Got inf",
+    ):
         make(OneBad(vc.Grid((16, 16))), path, workers=workers)
     store = Store.open(path)
     assert store.is_committed(0)
@@ -292,6 +307,30 @@ def test_a_sample_that_is_not_solved_is_named_and_never_written(tmp_path, worker
         Dataset.open(path)
     make(darcy(), path)  # the same call with the trouble gone keeps what there was
     assert independent_residuals(Dataset.open(path)).max() <= 1e-8
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_times_are_cpu_seconds_of_the_thread_that_makes_a_chunk(monkeypatch, workers):
+    """Sleep is no CPU time, and threads that wait for each other do not count the wait."""
+
+    class Slow(vc.problems.Darcy):
+        def sample(self, seed, indices):
+            time.sleep(0.2)
+            return super().sample(seed, indices)
+
+        def solve(self, *args, **settings):
+            time.sleep(0.2)
+            result = super().solve(*args, **settings)
+            return replace(result, seconds=result.seconds + 0.1)  # the solver's clock ran on
+
+    settings = {"num_samples": 16, "chunk_size": 2, "workers": workers}
+    make(darcy(32), **settings)  # what is compiled and imported once
+    began = time.process_time()
+    solver = make(Slow(vc.Grid((32, 32))), **settings).solver
+    spent = time.process_time() - began
+    assert 0.0 < float(solver["seconds"].sum() + solver["sampling_seconds"].sum()) <= spent
+    assert float(solver["sampling_seconds"].max()) < 0.05
+    assert 0 < float(solver["seconds"].min()) < float(solver["seconds"].max()) < 0.05
 
 
 def test_a_tolerance_out_of_reach_is_an_error_too():
@@ -393,3 +432,23 @@ def test_the_callers_thread_settings_come_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_chunks_share_what_sparse_lu_does_once(monkeypatch, workers):
+    import scipy.sparse.linalg as sla
+
+    calls, splu = [], sla.splu
+    monkeypatch.setattr(sla, "splu", lambda *a, **k: calls.append(k["permc_spec"]) or splu(*a, **k))
+    settings = {"num_samples": 512, "chunk_size": 100, "method": "direct", "workers": workers}
+    poisson = vc.problems.Poisson(vc.Grid((16, 16)))
+    shared = make(poisson, **settings)
+    assert calls == ["MMD_AT_PLUS_A", "NATURAL"]  # one matrix
+    calls.clear()
+    make(darcy(), **(settings | {"num_samples": 40, "chunk_size": 6}))
+    assert calls.count("MMD_AT_PLUS_A") == 1
+    assert calls.count("NATURAL") == 40
+    alone = torch.cat(
+        [poisson.solve(shared.inputs[i : i + 100], method="direct").solutions for i in range(0, 512, 100)]
+    )
+    assert torch.equal(shared.outputs[:, 0], alone)  # to the last bit

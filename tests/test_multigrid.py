@@ -6,7 +6,8 @@ import torch
 from helpers import assert_close
 from vcycle.boundary import Boundary
 from vcycle.grid import Grid
-from vcycle.multigrid.classical import ClassicalLevel, DenseLevel, chebyshev_weights, hierarchy, v_cycle
+from vcycle.multigrid.classical import ClassicalLevel, chebyshev_weights, hierarchy, v_cycle
+from vcycle.multigrid.coarsest import DenseLevel, SparseLevel
 from vcycle.multigrid.cycle import cycle
 from vcycle.multigrid.fluxes import laplacian
 from vcycle.multigrid.layer import MultigridLayer
@@ -67,6 +68,34 @@ def test_cycle_is_symmetric_and_positive(kinds):
     centred = torch.eye(256, dtype=torch.float64) - (1 / 256 if kinds in ("neumann", "periodic") else 0)
     eigenvalues = torch.linalg.eigvalsh(centred @ B @ centred)
     assert eigenvalues[0 if kinds in ("dirichlet", MIXED) else 1] > 1e-3
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+def test_a_grid_that_does_not_halve_is_solved_by_sparse_lu(kinds):
+    """33 by 20 is its own coarsest grid: the cycle is the (pseudo-)inverse, symmetric and positive."""
+    operator = poisson((33, 20), kinds, coefficient=1 + random(2, 33, 20).square())
+    levels = hierarchy(operator)
+    assert [type(level) for level in levels] == [SparseLevel]
+    for i in range(2):
+        B = columns(lambda f, i=i: v_cycle(hierarchy(operator.select([i])), f), (33, 20))
+        A = columns(operator.select([i]).apply, (33, 20))
+        assert_close(B, torch.linalg.pinv(A, hermitian=True), rtol=1e-10)
+        assert_close(B, B.T, rtol=1e-12)
+        assert torch.linalg.eigvalsh(B)[0 if operator.boundary.fixes_constant else 1] > 1e-3
+    f, g = random(2, 33, 20), random(2, 33, 20, seed=1)
+    assert_close(v_cycle(levels, f), DenseLevel(operator).smooth(f, None), rtol=1e-10)  # each matrix its own side
+    f.requires_grad_()
+    (gradient,) = torch.autograd.grad((v_cycle(levels, f) * g).sum(), f)
+    assert_close(gradient, v_cycle(levels, g), rtol=1e-10)
+    assert v_cycle(levels, f.float()).dtype == torch.float32
+
+
+def test_levels_above_a_large_coarsest_one_are_the_classical_ones():
+    operator = poisson((66, 40), "neumann")
+    levels = hierarchy(operator)
+    assert [type(level) for level in levels] == [ClassicalLevel, SparseLevel]
+    f = random(3, 66, 40)
+    assert_close(v_cycle(levels, f), v_cycle([levels[0], DenseLevel(operator.coarsened())], f), rtol=1e-10)
 
 
 def contraction(kinds, size, steps=25):

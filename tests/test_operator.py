@@ -14,6 +14,7 @@ from helpers import assert_close
 from vcycle.models import MODELS
 from vcycle.problems.problem import FieldInfo
 from vcycle.training import Normaliser, TrainedOperator
+from vcycle.training.storage import checksum
 
 
 class Affine(nn.Module):
@@ -100,17 +101,62 @@ def test_prediction_takes_other_sizes_and_leaves_the_network_as_it_was():
         (inputs(space=(3, 8)), r"`u` must have at least 4 points per axis. Got \(3, 8\)"),
         (
             inputs().index_fill(0, torch.tensor([2, 4]), float("nan")),
-            "`inputs` must be finite. Got NaN or infinity in sample 2, 4.",
+            "`inputs` must be finite in float32. Got NaN or infinity in sample 2, 4.",
         ),
         (
             inputs().index_fill(0, torch.tensor([1]), float("-inf")),
-            "`inputs` must be finite. Got NaN or infinity in sample 1.",
+            "`inputs` must be finite in float32. Got NaN or infinity in sample 1.",
+        ),
+        (
+            inputs().index_fill(0, torch.tensor([3]), 1e300),
+            "`inputs` must be finite in float32. Got NaN or infinity in sample 3.",
+        ),
+        (
+            inputs().index_fill(0, torch.tensor([5]), 3e38),
+            "`inputs` must keep the network's output finite. It overflowed in sample 5.",
         ),
     ],
 )
 def test_inputs_that_cannot_be_used_are_named(x, message):
     with pytest.raises(ValueError, match=message):
         operator().predict(x)
+
+
+@pytest.mark.parametrize(
+    ("x", "got"),
+    [
+        (inputs().numpy() + 1j, "complex128"),
+        (inputs() + 1j, "torch.complex128"),
+        ({"coefficient": inputs()[:, :1], "source": inputs()[:, 1:]}, "dict"),
+        (vc.Dataset.from_arrays(inputs(), inputs()), "Dataset"),
+        ([[1.0, 2.0], [3.0]], "list"),
+        ("inputs.npy", "str"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_is_no_array_of_real_numbers_is_named(x, got):
+    message = rf"^`inputs` must be real numbers: an array or tensor, such as dataset.inputs. Got {got}\.$"
+    with pytest.raises(TypeError, match=message):
+        operator().predict(x)
+    with pytest.raises(TypeError, match=r"`operator` must be a TrainedOperator or the path of one. Got dict."):
+        vc.predict({}, inputs())
+
+
+def test_any_layout_of_an_array_gives_the_same_prediction():
+    x = inputs().numpy()
+    expected = operator().predict(x)
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    layouts = {
+        "big endian": x.astype(">f8"),
+        "negative stride": np.ascontiguousarray(x[::-1, :, ::-1])[::-1, :, ::-1],
+        "columns first": np.asfortranarray(x),
+        "long double": x.astype(np.longdouble),
+        "read-only": read_only,
+        "list": x.tolist(),
+    }
+    for name, layout in layouts.items():
+        assert torch.equal(operator().predict(layout), expected), name
 
 
 def test_pointwise_normalisers_tie_the_operator_to_its_grid():
@@ -208,7 +254,7 @@ def test_a_save_that_fails_leaves_the_old_operator(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(vc.DataError, match="op cannot be written: No space left"):
         operator(seed=1).save(tmp_path / "op")
     assert torch.equal(vc.load(tmp_path / "op").predict(x), expected)
     assert [path.name for path in tmp_path.iterdir()] == ["op"]
@@ -225,10 +271,14 @@ def test_networks_that_are_not_models_cannot_be_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def edit(folder, change) -> None:
+def edit(folder, change, *, sign: bool = True) -> None:
+    """Change the description, and its checksum with it unless told otherwise."""
     path = folder / "operator.json"
     description = json.loads(path.read_text())
     change(description)
+    if sign:
+        description.pop("description_sha256")
+        description["description_sha256"] = checksum(description)
     path.write_text(json.dumps(description))
 
 
@@ -298,6 +348,18 @@ DAMAGE = {
     ),
     "newer format": (lambda f: edit(f, lambda d: d.update(format=99)), "format 99 is not 1"),
     "no grid": (lambda f: edit(f, lambda d: d.pop("grid")), "does not describe an operator: 'grid'"),
+    "edited by hand": (
+        lambda f: edit(f, lambda d: d["boundary"][0].__setitem__(0, "neumann"), sign=False),
+        r"operator.json was changed after it was written. Restore it from a copy, or train again\.",
+    ),
+    "no checksum": (
+        lambda f: edit(f, lambda d: d.pop("description_sha256"), sign=False),
+        "operator.json was changed after it was written",
+    ),
+    "bad normaliser": (
+        lambda f: edit(f, lambda d: d["normalisers"].update(input=[-1])),
+        "does not describe an operator: `normalisers` must be at least 1",
+    ),
     "bad grid": (
         lambda f: edit(f, lambda d: d["grid"].update(shape=[1, 5])),
         "does not describe an operator: `shape` must be",
@@ -313,6 +375,14 @@ def test_damaged_operators_are_named_in_one_line(tmp_path, damage):
     with pytest.raises(vc.CheckpointError, match=message) as caught:
         vc.load(tmp_path / "op")
     assert "\n" not in str(caught.value)
+
+
+def test_another_layout_of_the_same_description_is_taken(tmp_path):
+    first = operator()
+    first.metrics[3] = (1, np.float64(0.1))  # JSON makes a word of the key and a list of the pair
+    first.save(tmp_path / "op")
+    edit(tmp_path / "op", lambda d: d.update(boundary=d.pop("boundary")), sign=False)
+    assert vc.load(tmp_path / "op").metrics == {"loss": 0.5, "3": [1, 0.1]}
 
 
 def test_missing_folders_are_named(tmp_path):

@@ -14,6 +14,7 @@ from vcycle.grid import Grid
 from vcycle.problems import (
     PROBLEMS,
     Darcy,
+    FieldInfo,
     Helmholtz,
     Inclusions,
     Lognormal,
@@ -452,6 +453,58 @@ def test_a_sample_depends_on_seed_and_index_only(problem):
         assert not torch.equal(one[info.name], other[info.name])
 
 
+def pooled(values, shape):
+    for axis, size in enumerate(shape, start=1):
+        values = values.unflatten(axis, (size, values.shape[axis] // size)).sum(axis + 1)
+    return values
+
+
+@pytest.mark.parametrize("problem", PROBLEM_CASES, ids=lambda p: p.name)
+def test_a_problem_on_a_finer_grid_is_the_same_problem(problem):
+    fine = problem.on_grid(problem.grid.refined(3))
+    assert type(fine) is type(problem)
+    assert fine.grid == problem.grid.refined(3)
+    assert {**fine.config(), **constants(problem)} == {**problem.config(), "grid": fine.config()["grid"]}
+    back = fine.on_grid(problem.grid)
+    assert back.config() == problem.config()
+
+
+def constants(problem):
+    return {key: problem.config()[key] for key in ("source", "boundary_values") if key in problem.config()}
+
+
+def test_constant_arrays_keep_their_integrals_on_other_grids():
+    rng = np.random.default_rng(0)
+    source, flux = rng.normal(size=(6, 4)), rng.normal(size=4)
+    given = {"source": source, "boundary_values": {"x_high": flux, "y_low": 2.0}}
+    problem = Darcy(Grid((6, 4), (1.0, 3.0)), ("neumann", ("neumann", "dirichlet")), **given)
+    for shape in ((12, 12), (6, 8), (3, 2), (12, 2)):
+        other = problem.on_grid(Grid(shape, (1.0, 3.0)))
+        here, there = (p.systems(torch.ones(1, 1, *p.grid.shape)).rhs for p in (problem, other))
+        common = tuple(np.minimum(shape, (6, 4)))
+        assert_close(pooled(there, common), pooled(here, common))
+
+
+def test_a_mean_that_was_subtracted_stays_subtracted_on_a_finer_grid():
+    grid = Grid((16, 16), periodic=True)
+    source = np.sin(2 * PI * grid.mesh()[0])
+    fine = Darcy(grid, "periodic", source=source + 0.004).on_grid(grid.refined())  # 0.004 is too much for 32 cells
+    systems = fine.systems(fine.sample(0, [0]))
+    assert_close(systems.rhs[0] * 1024, source.repeat(2, 0).repeat(2, 1))
+
+
+def test_grids_of_another_box_are_refused():
+    problem = Darcy(Grid((8, 6)), source=np.ones((8, 6)))
+    for grid, message in {
+        Grid((8, 6), (1.0, 2.0)): r"`grid` must be of the same box, with extent \(1.0, 1.0\). Got \(1.0, 2.0\)",
+        Grid((8, 6), periodic=True): "with periodic",
+        Grid((8, 6, 2)): "with extent",
+        Grid((12, 6)): "`source` is given on 8 cells, so the grid must have a multiple of that. Got 12",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            problem.on_grid(grid)
+
+
 def test_drawn_coefficients_are_those_of_their_family():
     grid = Grid((24, 20))
     generator = np.random.default_rng(np.random.SeedSequence(5, spawn_key=(3,)))
@@ -570,10 +623,10 @@ def test_wrong_inputs_are_refused():
     grid = Grid((8, 8))
     problem = Darcy(grid)
     good = problem.sample(0, [0])["coefficient"]
-    for bad in (-good, torch.full_like(good, math.nan)):
-        with pytest.raises(ValueError, match="`coefficient` must be positive everywhere"):
+    for bad in (-good, torch.full_like(good, math.nan), torch.full_like(good, math.inf)):
+        with pytest.raises(ValueError, match="`coefficient` must be positive and finite everywhere"):
             problem.systems({"coefficient": bad})
-    with pytest.raises(ValueError, match="`wave_speed` must be positive everywhere"):
+    with pytest.raises(ValueError, match="`wave_speed` must be positive and finite everywhere"):
         Helmholtz(grid).systems({"wave_speed": -good})
     with pytest.raises(ValueError, match="Missing: coefficient"):
         problem.systems({"permeability": good})
@@ -584,3 +637,50 @@ def test_wrong_inputs_are_refused():
     operator = problem.systems({"coefficient": good}).operator
     with pytest.raises(ValueError, match="`face_values` must be one of 'x_low'"):
         load(operator, good.squeeze(1), face_values={"top": good})
+
+
+def test_numpy_arrays_stand_for_tensors():
+    problem = Poisson(Grid((4, 6)), MIXED)
+    fields = problem.sample(0, [0, 1])
+    arrays = {name: values.numpy()[::-1][::-1].astype(">f8") for name, values in fields.items()}
+    for inputs in (arrays, problem.stacked(fields).numpy()[:, ::-1][:, ::-1]):
+        named = problem.named(inputs)
+        assert all(torch.equal(named[name], values) for name, values in fields.items())
+    outputs = problem.solve(arrays).solutions.unsqueeze(1)
+    assert torch.equal(problem.residual(arrays, outputs.numpy()), problem.residual(fields, outputs))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (None, "`inputs` must be real numbers: an array or tensor .* Got NoneType"),
+        (np.ones((1, 1, 4, 6)) + 1j, "`inputs` must be real numbers: .* Got complex128"),
+        ({"coefficient": "x"}, r"`inputs\['coefficient'\]` must be real numbers: .* Got str"),
+        (
+            {"coefficient": torch.ones(1, 1, 4, 6) + 1j},
+            r"`inputs\['coefficient'\]` must be real numbers: .* torch.complex64",
+        ),
+    ],
+)
+def test_inputs_that_are_no_real_numbers_are_named(inputs, message):
+    with pytest.raises(TypeError, match=message):
+        Darcy(Grid((4, 6))).named(inputs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"name": "a b/c"}, ValueError, "`name` must be words of letters, digits and _. Got 'a b/c'"),
+        ({"name": "a", "unit": 1}, TypeError, "`unit` must be a text. Got int"),
+        ({"name": "a", "components": 0}, ValueError, "`components` must be at least 1"),
+        ({"name": "a", "face": "left"}, ValueError, "`face` must be one of 'x_low', .* Got 'left'"),
+    ],
+)
+def test_fields_that_cannot_be_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        FieldInfo(**arguments)
+
+
+def test_boundary_values_are_given_by_face():
+    with pytest.raises(TypeError, match=r"`boundary_values` must be a mapping from faces to values. Got list"):
+        Darcy(Grid((4, 6)), boundary_values=[1.0])

@@ -40,3 +40,13 @@ def test_commands_of_the_readme_exist():
     used = set(re.findall(r"(?m)^(?:.*&& )?(?:\.venv/bin/)?vcycle (\w+)", README.read_text(encoding="utf-8")))
     assert "demo" in used
     assert used <= set(COMMANDS)
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    lines = [line for line in README.read_text(encoding="utf-8").splitlines() if " -m pytest " in line]
+    assert len(lines) == 1, "`.ci/run` takes the one line with pytest"
+    assert lines[0].startswith(".venv/bin/pip install -e ")
+    assert '-m "not full"' in lines[0]
+    script = (README.parent / ".ci" / "run").read_text(encoding="utf-8")
+    assert "grep -F ' -m pytest ' README.md" in script
+    assert 'pip" install ".[test,lint]"' in script  # as the README installs: not editable

@@ -96,6 +96,12 @@ def test_files_that_are_no_recipes(tmp_path):
             recipes.read_recipe(tmp_path / "r.yaml")
 
 
+def test_recipes_read_numbers_as_people_write_them(tmp_path):
+    text = yaml.safe_dump(changed("fit.learning_rate", 7.0)).replace("learning_rate: 7.0", "learning_rate: 2e-3")
+    (tmp_path / "r.yaml").write_text(text)
+    assert recipes.read_recipe(tmp_path / "r.yaml").fit["learning_rate"] == 0.002
+
+
 def test_missing_data_say_where_to_get_them(tmp_path, monkeypatch):
     monkeypatch.delenv(recipes.DATA_VARIABLE, raising=False)
     recipe = FOLDER / "neuraloperator-darcy-mgno.yaml"
@@ -122,6 +128,22 @@ def test_recipe_runs_compares_and_does_not_train_twice(tmp_path):
     path.write_text(yaml.safe_dump(changed("expect.at_most", 10.0)))
     assert recipes.run_recipe(path, tmp_path / "out", progress=False)["reached"] is True
     assert (tmp_path / "out" / "metrics.json").exists()
+    assert all(run["cpu_seconds"] > 0 for run in first["runs"])
+
+
+def test_a_recipes_run_knows_what_it_has_seen(tmp_path):
+    from vcycle import generate
+    from vcycle.commands.shared import unseen
+    from vcycle.grid import Grid
+    from vcycle.problems import Darcy
+
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    recipes.run_recipe(path, tmp_path / "out", seed=0, progress=False)
+    whole = generate(Darcy(Grid((8, 8))), num_samples=12, progress=False)
+    rest, words = unseen(str(tmp_path / "out" / "seed-0"), whole, "d")
+    assert rest.sample_id.tolist() == whole.split(test=4, seed=0)[1].sample_id.tolist()
+    assert words.startswith("4 of 12 samples of d")
 
 
 def test_building_a_model_leaves_the_random_state():

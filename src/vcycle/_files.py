@@ -1,27 +1,79 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and what the file system refuses is said in one sentence."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from vcycle.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what the file system says while ``path`` is written into one sentence with a remedy.
+
+    Raises
+    ------
+    DataError
+        For any ``OSError`` of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "Free some space and give the same command again."
+            raise DataError(f"{path} cannot be written: no space left. {remedy}") from error
+        a_file = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "a part of the path is a file" if a_file else error.strerror or str(error)
+        raise DataError(f"{path} cannot be written: {reason}. Give a path in a writable folder.") from error
 
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; when the block ends well it becomes ``path``, otherwise it is removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Give a temporary path beside ``path``; when the block ends well it becomes ``path``, otherwise it is removed.
+
+    Raises
+    ------
+    ValueError
+        If ``path`` is a folder or empty.
+    DataError
+        If it cannot be written.
+    """
+    path = check_file("path", path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def check_file(name: str, path: str | Path) -> Path:
+    """Return the path of a file to be written; a folder or an empty path, which is the one we are in, is refused."""
+    if Path(path).is_dir():
+        raise ValueError(f"`{name}` must be a file. Got {str(path)!r}, a folder.")
+    return Path(path)
 
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON with two spaces of indent."""
     with whole(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_npy(path: str | Path, array: "np.ndarray") -> None:
+    """Write a NumPy file; unlike in ``numpy.save``, a full disk is an error that says so."""
+    import numpy as np
+
+    array = np.ascontiguousarray(array)
+    with whole(path) as partial, partial.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)

@@ -20,13 +20,15 @@ class Boundary:
     Raises
     ------
     ValueError
-        If a kind is unknown, or only one face of an axis is periodic.
+        If an axis has no pair, a kind is unknown, or only one face of an axis is periodic.
     """
 
     kinds: tuple[tuple[Kind, Kind], ...]
 
     def __post_init__(self) -> None:
         for name, pair in zip(AXIS_NAMES, self.kinds, strict=False):
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise ValueError(f"`boundary` must be one kind or a (low, high) pair on axis {name}. Got {pair!r}.")
             for kind in pair:
                 _check.choice("boundary", kind, KINDS)
             if (pair[0] == "periodic") != (pair[1] == "periodic"):
@@ -34,13 +36,19 @@ class Boundary:
 
     @classmethod
     def of(cls, kinds: "Boundary | str | Sequence[Any]", num_axes: int) -> "Boundary":
-        """Read one word for all faces, or per axis one word or a ``(low, high)`` pair."""
+        """Read one word for all faces, or per axis one word or a ``(low, high)`` pair.
+
+        Raises
+        ------
+        ValueError
+            If it is none of these, or does not fit the number of axes.
+        """
         if isinstance(kinds, Boundary):
             if len(kinds.kinds) != num_axes:
                 raise ValueError(f"`boundary` must have {num_axes} axes. Got {kinds}.")
             return kinds
         pairs = _check.per_axis("boundary", kinds, num_axes)
-        return cls(tuple((p, p) if isinstance(p, str) else tuple(p) for p in pairs))
+        return cls(tuple((p, p) if isinstance(p, str) else tuple(p) if isinstance(p, list) else p for p in pairs))
 
     @classmethod
     def on(cls, grid: Grid, kinds: "Boundary | str | Sequence[Any]") -> "Boundary":

@@ -1,6 +1,5 @@
 """The command line: arguments from the signatures of :mod:`vcycle.commands`, one line and status 2 for wrong usage."""
 
-import difflib
 import inspect
 import json
 import os
@@ -13,13 +12,14 @@ from typing import Any, Literal
 
 import jsonargparse
 
-from vcycle import __version__
+from vcycle import __version__, _check
 from vcycle.commands import COMMANDS
 from vcycle.errors import CheckpointError, DataError, SolveError
 
 WRONG_USE = 2
 INTERNAL = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells expect
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
 RESUME = "interrupted; run the same command to resume"
 
 
@@ -66,14 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except (ValueError, TypeError, DataError, CheckpointError, SolveError, FloatingPointError, ImportError) as error:
         return _fail(name, str(error), WRONG_USE, debug=debug)
-    except (RuntimeError, LookupError, ArithmeticError, AttributeError) as error:
-        reason = f"internal error, please report it ({type(error).__name__}: {error}); --debug shows where"
-        return _fail(name, reason, INTERNAL, debug=debug)
+    except (RuntimeError, LookupError, ArithmeticError, AttributeError, MemoryError) as error:
+        return _fail(name, *_unforeseen(name, error), debug=debug)
 
 
 def _run(name: str, words: list[str]) -> int:
     if name not in COMMANDS:
-        raise UsageError(f"unknown command {name!r}.{_hint(name, COMMANDS)} Commands: {', '.join(COMMANDS)}.")
+        raise UsageError(f"unknown command {name!r}.{_check.hint(name, COMMANDS)} Commands: {', '.join(COMMANDS)}.")
     command = COMMANDS[name]
     parser = _parser(name, command)
     if "--help" in words or "-h" in words:
@@ -105,6 +104,20 @@ def _fail(name: str, reason: str, status: int, *, debug: bool = False) -> int:
     return status
 
 
+def _unforeseen(name: str, error: Exception) -> tuple[str, int]:
+    """Return reason and status; want of memory, which PyTorch says with a ``RuntimeError``, is no fault of ours."""
+    if isinstance(error, MemoryError) or any(word in str(error) for word in NO_MEMORY):
+        return f"not enough memory. {_smaller(name)}", WRONG_USE
+    return f"internal error, please report it ({type(error).__name__}: {error}); --debug shows where", INTERNAL
+
+
+def _smaller(name: str) -> str:
+    """Return what to ask for less of."""
+    sizes = ("shape", "chunk_size", "workers", "model_args", "fit_args")
+    there = [f"`{p.name}`" for p in _parameters(COMMANDS[name]) if p.name in sizes]
+    return f"Choose smaller {', '.join(there)}." if there else "Use a machine with more, or data on a coarser grid."
+
+
 def _overview() -> str:
     lines = [f"  {name:<10} {_summary(command)}" for name, command in COMMANDS.items()]
     usage = "usage: vcycle COMMAND [ARGUMENTS]   (vcycle COMMAND --help tells more; --version)"
@@ -128,7 +141,7 @@ def _parser(name: str, command: Callable[..., Any]) -> jsonargparse.ArgumentPars
         if parameter.annotation is bool:
             settings["action"] = "store_true"
         elif parameter.annotation == list[str]:
-            settings |= {"nargs": "*", "default": []}
+            settings |= {"nargs": "*", "action": "extend", "default": []}  # said twice, both count
         else:
             settings["type"] = parameter.annotation
         if positional and not required:
@@ -172,7 +185,7 @@ def _parse(parser: jsonargparse.ArgumentParser, command: Callable[..., Any], wor
     for word in words:
         flag = word.split("=", 1)[0]
         if flag.startswith("--") and flag not in options:
-            raise UsageError(f"unknown argument {flag!r}.{_hint(flag, options)}")
+            raise UsageError(f"unknown argument {flag!r}.{_check.hint(flag, options)}")
     try:
         return vars(parser.parse_args(words))
     except (jsonargparse.ArgumentError, TypeError) as error:
@@ -187,7 +200,7 @@ def _one_line(message: str, options: dict[str, Any]) -> str:
         name, value = wrong_type.group(1).replace("-", "_"), wrong_type.group(2).strip()
         parameter = options.get(f"--{name.replace('_', '-')}")
         if parameter is not None:
-            hint = _hint(value, _choices(parameter.annotation))
+            hint = _check.hint(value, _choices(parameter.annotation))
             return f"`{name}` must be {_meaning(parameter.annotation)}. Got {value}.{hint}"
     missing = re.search(r"arguments are required: (.*)", message)
     if missing:
@@ -210,11 +223,6 @@ def _choices(annotation: Any) -> list[str]:
     """Return the words of a ``Literal``, also of one that may be left out."""
     members = [annotation, *typing.get_args(annotation)]
     return [word for member in members if typing.get_origin(member) is Literal for word in typing.get_args(member)]
-
-
-def _hint(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 if __name__ == "__main__":

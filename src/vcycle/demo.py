@@ -4,7 +4,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,14 +62,11 @@ DARCY = Family(
     fit={"epochs": 10, **TRAINING},
     input_name="coefficient",
 )
-DARCY_FULL = Family(
-    title="Two-phase Darcy flow",
-    problem={"name": "darcy", "shape": (64, 64), "coefficient": "two-phase"},
-    num_train=1000,
-    num_test=200,
-    model={"name": "mgno", "levels": 6, "width": 20, "depth": 3},
-    fit={"epochs": 12, **TRAINING},
-    input_name="coefficient",
+DARCY_FULL = replace(
+    DARCY,
+    problem={**DARCY.problem, "shape": (64, 64)},
+    model={**DARCY.model, "levels": 6},
+    fit={**DARCY.fit, "epochs": 12},
 )
 HELMHOLTZ = Family(  # waves in 3-D: a sparse factorisation is dear, a coarse grid far off, and the operator can pay
     title="Helmholtz waves in a box",
@@ -154,7 +151,15 @@ def run_family(family: Family, out: Path, *, seed: int, say: Say) -> "tuple[Repo
     train, test = _make_data(problem, family, out / f"{name}.zarr", seed)
     worst = float(max(max(train.solver["residual"]), max(test.solver["residual"])))
     say(f"  generated in {clock.lap('data'):.1f} s; largest true relative residual {worst:.1e}")
-    operator, training_seconds = _train(family, train, out / f"{name}-operator", seed)
+    model_args = {key: value for key, value in family.model.items() if key != "name"}
+    operator = recipes.train(
+        train,
+        model=family.model["name"],
+        out=out / f"{name}-operator",
+        model_args=model_args,
+        fit_args=family.fit,
+        seed=seed,
+    )
     say(f"  trained {type(operator.network).__name__} in {clock.lap('training'):.1f} s")
     evaluated = evaluation.evaluate(operator, test)
     clock.lap("evaluation")
@@ -171,7 +176,7 @@ def run_family(family: Family, out: Path, *, seed: int, say: Say) -> "tuple[Repo
         test,
         num_samples=len(test),
         data_seconds=_data_seconds(train),
-        training_seconds=training_seconds,
+        training_seconds=float(operator.metrics["cpu_seconds"]),
     )
     clock.lap("comparison")
     say(_indented(str(honest)))
@@ -196,20 +201,8 @@ def _make_data(problem: "Problem", family: Family, path: Path, seed: int) -> "tu
     return train, test
 
 
-def _train(family: Family, train: "Dataset", folder: Path, seed: int) -> "tuple[TrainedOperator, float]":
-    """Train, and return what that cost in CPU seconds; a run that was finished before tells its own seconds."""
-    from vcycle import recipes
-    from vcycle.training import fit
-
-    arguments = {key: value for key, value in family.model.items() if key != "name"}
-    model = recipes.build_model(family.model["name"], train, arguments, seed=seed)
-    started = time.process_time()
-    operator = fit(model, train, seed=seed, out=folder, resume=True, **recipes.fit_arguments(family.fit))
-    return operator, max(time.process_time() - started, float(operator.metrics.get("seconds") or 0.0))
-
-
 def _data_seconds(train: "Dataset") -> float:
-    """Return what drawing and solving the training samples took, from the times that are stored with them."""
+    """Return what drawing and solving the training samples took, from the CPU times that are stored with them."""
     return float(sum(sum(train.solver[key]) for key in ("seconds", "sampling_seconds") if key in train.solver))
 
 
@@ -254,10 +247,7 @@ def _energies(problem: "Problem", test: "Dataset", predictions: "Tensor") -> _En
     if not systems.positive_definite:
         return None
     truth = test.outputs.squeeze(1)
-    error = predictions.squeeze(1) - truth
-    scale, true = (
-        (field * systems.operator.apply(field)).flatten(1).sum(1).clamp(min=0).sqrt() for field in (truth, error)
-    )
+    scale, true = (systems.operator.energy(field).sqrt() for field in (truth, predictions.squeeze(1) - truth))
     certificate = certify(problem, test.inputs, predictions, discretisation=True)
     grid_error = float(certificate.discretisation.mean()) if certificate.discretisation is not None else math.nan
     return _Energies(certificate.lower / scale, certificate.upper / scale, true / scale, grid_error)

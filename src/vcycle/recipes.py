@@ -1,11 +1,9 @@
 """Recipes: a YAML file that says data, model, training and the number that must come out, and what runs it."""
 
-import difflib
 import inspect
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,13 +79,13 @@ def read_recipe(path: str | Path) -> Recipe:
     ValueError
         If a key is unknown or missing, with a hint for a near miss.
     """
-    import yaml
+    from vcycle import _yaml
 
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a recipe in YAML: {' '.join(str(error).split())}.") from error
+        content = _yaml.read(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not a recipe in YAML: {error}.") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} is not a recipe: a recipe is a mapping of name, data, model, fit and expect.")
     return parse_recipe(content, folder=path.parent)
@@ -105,16 +103,16 @@ def parse_recipe(content: Mapping[str, Any], *, folder: Path = Path()) -> Recipe
     from vcycle.models import MODELS
 
     known = [name for name in Recipe.__dataclass_fields__ if name != "folder"]
-    check_keys("recipe", content, known, required=("name", "about", "data", "model", "fit", "expect"))
-    check_keys(
+    _check.keys("recipe", content, known, required=("name", "about", "data", "model", "fit", "expect"))
+    _check.keys(
         "expect",
         content["expect"],
         ("set", "metric", "at_most", "source"),
         required=("set", "metric", "at_most", "source"),
     )
-    check_keys("model", content["model"], None, required=("name",))
+    _check.keys("model", content["model"], None, required=("name",))
     _check.choice("model.name", content["model"]["name"], MODELS)
-    check_call(
+    _check.call(
         f"model {content['model']['name']}", MODELS[content["model"]["name"]], _without(content["model"], "name")
     )
     fit_arguments(content["fit"])
@@ -129,15 +127,15 @@ def _check_data(data: Mapping[str, Any], generate: Callable[..., Any]) -> None:
     if "problem" in data:
         from vcycle.data import Dataset
 
-        check_keys("data", data, ("problem", "generate", "split"), required=("problem", "generate", "split"))
-        check_keys("data.problem", data["problem"], None, required=("name", "shape"))
+        _check.keys("data", data, ("problem", "generate", "split"), required=("problem", "generate", "split"))
+        _check.keys("data.problem", data["problem"], None, required=("name", "shape"))
         _check_problem(data["problem"]["name"], _without(data["problem"], "name", "shape"))
-        check_call("data.generate", generate, data["generate"], but=("problem", "out", "progress"))
-        check_call("data.split", Dataset.split, data["split"])
+        _check.call("data.generate", generate, data["generate"], but=("problem", "out", "progress"))
+        _check.call("data.split", Dataset.split, data["split"])
     else:
         from vcycle.data import FORMATS
 
-        check_keys("data", data, ("train", "format"), required=("train", "format"))
+        _check.keys("data", data, ("train", "format"), required=("train", "format"))
         _check.choice("data.format", data["format"], FORMATS)
 
 
@@ -146,35 +144,11 @@ def _check_problem(name: str, arguments: Mapping[str, Any]) -> None:
 
     family = PROBLEMS[_check.choice("problem", name, PROBLEMS)]
     known = [argument for argument in inspect.signature(family).parameters if argument != "grid"]
-    check_keys(f"problem {name}", arguments, [*known, *GRID_KEYS])
+    _check.keys(f"problem {name}", arguments, [*known, *GRID_KEYS])
 
 
 def _test_sets(content: Mapping[str, Any]) -> list[str]:
     return [*content.get("evaluate", {}), *(["test"] if "problem" in content["data"] else [])]
-
-
-def check_keys(what: str, given: Any, known: Any, *, required: tuple[str, ...] = ()) -> None:
-    """Raise a ``ValueError`` for an unknown or missing key, with a hint for a near miss.
-
-    ``known=None`` allows any key.
-    """
-    if not isinstance(given, Mapping):
-        raise ValueError(f"`{what}` must be a mapping. Got {given!r}.")
-    for key in given if known is not None else ():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), list(known), n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
-            raise ValueError(f"`{what}` has no {key!r}. {hint}")
-    missing = [key for key in required if key not in given]
-    if missing:
-        raise ValueError(f"`{what}` must have {', '.join(missing)}.")
-
-
-def check_call(what: str, function: Callable[..., Any], given: Any, *, but: tuple[str, ...] = ()) -> None:
-    """Raise a ``ValueError`` if ``function`` has no argument of one of the given names; ``but`` are not for recipes."""
-    parameters = inspect.signature(function).parameters.values()
-    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    check_keys(what, given, [p.name for p in parameters if p.name not in ("self", *but) and p.kind in plain])
 
 
 def fit_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +163,7 @@ def fit_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
     further = list(FitConfig.__dataclass_fields__)
     own = [name for name in inspect.signature(fit).parameters if name not in FIT_BY_US]
-    check_keys("fit", given, [*own, *further])
+    _check.keys("fit", given, [*own, *further])
     config = {key: _tuples(value) for key, value in given.items() if key in further}
     return {key: value for key, value in given.items() if key in own} | {"config": config}
 
@@ -247,7 +221,7 @@ def build_model(name: str, data: "Dataset", arguments: Mapping[str, Any], *, see
     from vcycle.models import MODELS
 
     _check.choice("model", name, MODELS)
-    check_call(f"model {name}", MODELS[name], arguments)
+    _check.call(f"model {name}", MODELS[name], arguments)
     wanted = inspect.signature(MODELS[name]).parameters
     inputs, outputs = data.inputs, data.outputs
     settings: dict[str, Any] = {"in_channels": inputs.shape[1], "out_channels": outputs.shape[1]}
@@ -260,7 +234,55 @@ def build_model(name: str, data: "Dataset", arguments: Mapping[str, Any], *, see
         return MODELS[name](**chosen)
 
 
-def read_data(path: str | Path, data_format: str | None = None) -> "Dataset":
+def train(
+    data: "Dataset",
+    *,
+    model: str,
+    out: str | Path,
+    model_args: Mapping[str, Any],
+    fit_args: Mapping[str, Any],
+    validation: "Dataset | None" = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> "TrainedOperator":
+    """Build a model and train it in a folder; what was begun there is continued, what has finished is returned.
+
+    Parameters
+    ----------
+    data
+        What to train on.
+    model
+        A key of ``MODELS``.
+    out
+        Folder for the operator, its checkpoint and its history.
+    model_args
+        Further arguments of the model, see :func:`build_model`.
+    fit_args
+        Arguments of :func:`vcycle.fit` and entries of its ``config``, side by side.
+    validation
+        Data to watch.
+    seed
+        Of weights and training.
+    progress
+        Show a bar on standard error.
+
+    Returns
+    -------
+    TrainedOperator
+        Its ``metrics["cpu_seconds"]`` is what training took, over all resumptions.
+
+    Raises
+    ------
+    ValueError
+        If an argument is unknown or not usable, or ``out`` holds another run.
+    """
+    from vcycle.training import fit
+
+    arguments = fit_arguments(fit_args) | {"validation": validation, "seed": seed, "progress": progress}
+    return fit(build_model(model, data, model_args, seed=seed), data, out=out, resume=True, **arguments)
+
+
+def read_data(path: str | Path, data_format: str | None = None, *, name: str = "path") -> "Dataset":
     """Open a data set.
 
     Parameters
@@ -269,18 +291,25 @@ def read_data(path: str | Path, data_format: str | None = None) -> "Dataset":
         A file or a store.
     data_format
         A key of ``vcycle.data.FORMATS``; ``None`` goes by the suffix.
+    name
+        What messages call the path.
 
     Raises
     ------
     DataError
         If the file is missing, with where to get it, or cannot be read.
+    ValueError
+        If no layout has this name or suffix.
     """
     from vcycle.data import FORMATS, detect_format
 
-    name = detect_format(path) if data_format is None else _check.choice("format", data_format, FORMATS)
+    if data_format is not None:
+        _check.choice("format", data_format, FORMATS)
     if not Path(path).exists():
-        raise DataError(f"{path} does not exist{WHERE_TO_GET.get(name, '')}.")
-    return FORMATS[name].read(path)
+        guesses = [key for key, known in FORMATS.items() if key == data_format or Path(path).suffix in known.suffixes]
+        where = WHERE_TO_GET.get(guesses[0], "") if guesses else ""
+        raise DataError(f"{path} does not exist{where}.")
+    return FORMATS[data_format or detect_format(path, name=name)].read(path)
 
 
 # --------------------------------------------------------------------------------------------------------- the running
@@ -328,15 +357,14 @@ def run_recipe(
     recipe = read_recipe(path)
     out = Path(out)
     say = say or (lambda line: None)
-    train, tests = load_data(recipe, data_dir=data_dir, progress=progress)
+    data, tests = load_data(recipe, data_dir=data_dir, progress=progress)
     seeds = recipe.seeds if seed is None else (_check.integer("seed", seed, 0),)
     runs = []
     for chosen in seeds:
-        run = _run_seed(recipe, train, tests, out=out / f"seed-{chosen}", seed=chosen, progress=progress)
+        run = _run_seed(recipe, data, tests, out=out / f"seed-{chosen}", seed=chosen, progress=progress)
         runs.append(run)
-        errors = (
-            f"{key} {value:.4f}" for key, value in run["metrics"].items() if key.endswith(recipe.expect["metric"])
-        )
+        metric = recipe.expect["metric"]
+        errors = (f"{key} {value:.4f}" for key, value in run["metrics"].items() if key.endswith(metric))
         say(f"{recipe.name}, seed {chosen}: {', '.join(errors)}")
     result = summary(recipe, runs)
     write_json(out / "metrics.json", result)
@@ -389,34 +417,34 @@ def summary(recipe: Recipe, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _run_seed(
-    recipe: Recipe, train: "Dataset", tests: "dict[str, Dataset]", *, out: Path, seed: int, progress: bool
+    recipe: Recipe, data: "Dataset", tests: "dict[str, Dataset]", *, out: Path, seed: int, progress: bool
 ) -> dict[str, Any]:
-    from vcycle.training import fit
+    from vcycle.data import origin
+    from vcycle.training.resume import RUN_FILE
 
-    wanted = {"seed": seed, "model": recipe.model, "fit": recipe.fit, "data": train.fingerprint()}
-    finished = _finished(out / "run.json", wanted)
+    wanted = {"seed": seed, "model": recipe.model, "fit": recipe.fit, **origin(data, data)}
+    finished = _finished(out, wanted)
     if finished is not None:
         return finished
-    model = build_model(recipe.model["name"], train, _without(recipe.model, "name"), seed=seed)
-    started = time.process_time()
-    arguments = fit_arguments(recipe.fit) | {"seed": seed, "progress": progress}
-    operator = fit(model, train, out=out, resume=True, **arguments)
-    seconds = time.process_time() - started
+    name, model_args = recipe.model["name"], _without(recipe.model, "name")
+    operator = train(
+        data, model=name, out=out, model_args=model_args, fit_args=recipe.fit, seed=seed, progress=progress
+    )
     metrics = {
         f"{name}.{key}": value for name, test in tests.items() for key, value in _numbers(operator, test).items()
     }
-    run = wanted | {"metrics": metrics, "cpu_seconds": seconds}
-    write_json(out / "run.json", run)
+    run = wanted | {"metrics": metrics, "cpu_seconds": operator.metrics["cpu_seconds"]}
+    write_json(out / RUN_FILE, run)
     return run
 
 
-def _finished(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     """Return the record of an earlier run if it is of the same recipe on the same data."""
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
+    from vcycle.training.resume import read_record
+
+    record = read_record(folder) or {}
     same = all(record.get(key) == json.loads(json.dumps(value)) for key, value in wanted.items())
-    return record if same else None
+    return record if same and {"metrics", "cpu_seconds"} <= record.keys() else None
 
 
 def _numbers(operator: "TrainedOperator", test: "Dataset") -> dict[str, float]:

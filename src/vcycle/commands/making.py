@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vcycle import _check
 from vcycle._files import write_json
-from vcycle.commands.shared import RUN_FILE, Outcome, Say, open_data, read_pairs, read_shape
+from vcycle.commands.shared import Outcome, Say, open_data, read_pairs, read_shape
+from vcycle.errors import DataError
 
 if TYPE_CHECKING:
     from vcycle.data import Dataset
+
+DEFAULT_EPOCHS = 50
 
 
 def demo(*, full: bool = False, out: str = "vcycle-demo", seed: int = 0, say: Say) -> Outcome:
@@ -65,7 +68,7 @@ def generate(
     method
         Solver: auto, direct, multigrid, cg, gmres or gcrodr.
     order
-        Order of solution inside a chunk: given, nearest or auto.
+        Order of all samples, before they are cut into chunks: given, nearest (similar ones side by side) or auto.
     workers
         Chunks solved at the same time.
     chunk_size
@@ -107,7 +110,7 @@ def check(data: str, *, others: list[str]) -> Outcome:
     """
     from vcycle.data import check as check_dataset
 
-    report = check_dataset(open_data(data), *(open_data(other) for other in others))
+    report = check_dataset(open_data(data), *(open_data(other, name="others") for other in others))
     return Outcome(str(report), {"path": data, "ok": report.ok, **report.to_dict()}, status=0 if report.ok else 1)
 
 
@@ -123,8 +126,10 @@ def convert(source: str, *, out: str) -> Outcome:
     """
     from vcycle.data import FORMATS, detect_format
 
-    wanted = FORMATS[detect_format(out)]
-    dataset = open_data(source)
+    wanted = FORMATS[detect_format(out, name="out")]
+    if Path(out).exists():
+        raise DataError(f"{out} exists. Give another path, or remove it.")
+    dataset = open_data(source, name="source")
     wanted.write(dataset, out)
     return Outcome(
         f"{len(dataset)} samples of {source} in {out} ({wanted.about})", {"path": out, "num_samples": len(dataset)}
@@ -137,10 +142,10 @@ def train(
     out: str,
     config: str | None = None,
     data_dir: str | None = None,
-    model: Literal["mgno", "fno"] = "mgno",
-    epochs: int = 50,
-    test: int = 0,
-    validation: int = 0,
+    model: Literal["mgno", "fno"] | None = None,
+    epochs: int | None = None,
+    test: int | None = None,
+    validation: int | None = None,
     seed: int | None = None,
     model_args: list[str],
     fit_args: list[str],
@@ -159,13 +164,13 @@ def train(
     data_dir
         Where the recipe's data files lie.
     model
-        The model.
+        The model; mgno if nothing is said.
     epochs
-        Passes over the training samples.
+        Passes over the training samples; 50 if nothing is said.
     test
-        Samples kept back; evaluate uses them.
+        Samples kept back, which evaluate uses; none if nothing is said.
     validation
-        Samples that training watches but does not learn from.
+        Samples that training watches but does not learn from; none if nothing is said.
     seed
         Of split, weights and shuffling; with --config the one seed to run instead of the recipe's.
     model_args
@@ -174,22 +179,41 @@ def train(
         Further arguments of the training, such as loss=l2 batch_size=16 learning_rate=0.002.
     """
     from vcycle import recipes
+    from vcycle.training.resume import check_folder
 
+    check_folder(out)
+    choices = {"data": data, "model": model, "epochs": epochs, "test": test, "validation": validation}
     if config is not None:
-        if data is not None:
-            raise ValueError(f"`data` must not be given with --config: the recipe says it. Got {data}.")
+        _leave_to_the_recipe(choices | {"model_args": model_args or None, "fit_args": fit_args or None})
         result = recipes.run_recipe(config, out, data_dir=data_dir, seed=seed, say=say)
         return Outcome(_recipe_text(result, out), result, status=0 if result["reached"] else 1)
     if data is None:
         raise ValueError("`data` must be given, or a recipe with --config.")
-    extra = {"model_args": read_pairs("model_args", model_args), "fit_args": read_pairs("fit_args", fit_args)}
-    return _train(open_data(data), data, out, _Training(model, epochs, test, validation, seed or 0, **extra))
+    if data_dir is not None:
+        raise ValueError(f"`data_dir` must not be given without --config. Got {data_dir}.")
+    further = read_pairs("fit_args", fit_args)
+    if epochs is not None and "epochs" in further:
+        raise ValueError(f"`epochs` must be given once. Got --epochs {epochs} and epochs={further['epochs']}.")
+    asked = _Training(
+        model or "mgno",
+        test or 0,
+        validation or 0,
+        seed or 0,
+        model_args=read_pairs("model_args", model_args),
+        fit_args={"epochs": DEFAULT_EPOCHS if epochs is None else epochs} | further,
+    )
+    return _train(open_data(data), data, out, asked)
+
+
+def _leave_to_the_recipe(choices: Mapping[str, Any]) -> None:
+    given = next((name for name, value in choices.items() if value is not None), None)
+    if given is not None:
+        raise ValueError(f"`{given}` must not be given with --config: the recipe says it. Got {choices[given]}.")
 
 
 @dataclass(frozen=True)
 class _Training:
     model: str
-    epochs: int
     test: int
     validation: int
     seed: int
@@ -199,18 +223,26 @@ class _Training:
 
 def _train(dataset: "Dataset", path: str, out: str, asked: _Training) -> Outcome:
     from vcycle import recipes
-    from vcycle.training import fit
+    from vcycle.data import origin
+    from vcycle.training.resume import RUN_FILE
 
     seen, kept = _parts(dataset, asked)
-    network = recipes.build_model(asked.model, seen, asked.model_args, seed=asked.seed)
-    settings = {"epochs": asked.epochs, "validation": kept, "seed": asked.seed, "out": out, "resume": True}
-    operator = fit(network, seen, **(recipes.fit_arguments(asked.fit_args) | settings))
-    ids = sorted(int(i) for part in (seen, kept) if part is not None for i in part.sample_id)
-    write_json(Path(out) / RUN_FILE, {"data": path, "fingerprint": dataset.fingerprint(), "trained_on": ids})
-    left = len(dataset) - len(ids)
-    trained = f"{asked.model} trained on {len(seen)} samples for {asked.epochs} epochs"
+    operator = recipes.train(
+        seen,
+        model=asked.model,
+        out=out,
+        model_args=asked.model_args,
+        fit_args=asked.fit_args,
+        validation=kept,
+        seed=asked.seed,
+    )
+    record = origin(dataset, seen, kept)
+    write_json(Path(out) / RUN_FILE, {"data": path, **record})
+    num_seen = len(record["trained_on"])
+    left = len(dataset) - num_seen
+    trained = f"{asked.model} trained on {len(seen)} samples for {asked.fit_args['epochs']} epochs"
     text = f"{trained}: {out}; {left} samples of {path} are unseen"
-    return Outcome(text, {"path": out, "trained_on": len(ids), "unseen": left, "metrics": dict(operator.metrics)})
+    return Outcome(text, {"path": out, "trained_on": num_seen, "unseen": left, "metrics": dict(operator.metrics)})
 
 
 def _parts(dataset: "Dataset", asked: _Training) -> "tuple[Dataset, Dataset | None]":

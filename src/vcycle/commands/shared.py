@@ -1,11 +1,11 @@
 """What the commands share: their outcome, and how they read what is named on the command line."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vcycle._files import check_file
 from vcycle.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from vcycle.training import TrainedOperator
 
 Say = Callable[[str], None]
-RUN_FILE = "run.json"
-"""Beside a trained operator: what it was trained on, so that evaluation can keep to what it has not seen."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,11 @@ class Outcome:
     status: int = 0
 
 
-def open_data(path: str) -> "Dataset":
-    """Open a data set of any known format."""
+def open_data(path: str, *, name: str = "data") -> "Dataset":
+    """Open a data set of any known format; messages call it by the name of the argument."""
     from vcycle.recipes import read_data
 
-    return read_data(path)
+    return read_data(path, name=name)
 
 
 def load_operator(path: str) -> "TrainedOperator":
@@ -45,21 +43,56 @@ def load_operator(path: str) -> "TrainedOperator":
     return load(path)
 
 
-def unseen(operator: str, dataset: "Dataset", path: str) -> "Dataset":
-    """Leave out the samples that the operator was trained on, where its run says which these are."""
-    record = Path(operator) / RUN_FILE
-    if not record.exists():
-        return dataset
-    run = json.loads(record.read_text(encoding="utf-8"))
-    if run["fingerprint"] != dataset.fingerprint():
-        return dataset
-    seen = set(run["trained_on"])
+def unseen(operator: str, dataset: "Dataset", path: str) -> "tuple[Dataset, str]":
+    """Leave out the samples that the operator was trained on, and return in words which data were chosen.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left.
+    CheckpointError
+        If the run's record is corrupt.
+    """
+    from vcycle.data import seen_of
+
+    run = _record(operator)
+    if run is None:
+        return dataset, f"all {len(dataset)} samples of {path}; nothing says what it was trained on"
+    seen = seen_of(run, dataset)
+    if seen is None:
+        return dataset, f"all {len(dataset)} samples of {path}; nothing left out, as it was trained on other data"
     rest = [row for row, sample in enumerate(dataset.sample_id) if int(sample) not in seen]
     if not rest:
         raise ValueError(
             f"`data` must hold samples that {operator} was not trained on. Got {path}; --with-training accepts that."
         )
-    return dataset.subset(rest)
+    return dataset.subset(rest), f"{len(rest)} of {len(dataset)} samples of {path}, those that it was not trained on"
+
+
+def _record(operator: str) -> dict[str, Any] | None:
+    """Return what a run says that it was trained on: in the named folder, or in the one above an ``operator``."""
+    from vcycle.training.resume import OPERATOR, read_record
+
+    folder = Path(operator).resolve()
+    record = read_record(folder)
+    return read_record(folder.parent) if record is None and folder.name == OPERATOR else record
+
+
+def data_seconds(operator: str, dataset: "Dataset") -> float | None:
+    """Return the CPU seconds that drawing and solving the samples took that an operator was trained on.
+
+    Where only others are at hand, theirs, times the number that it was trained on; ``None`` where times or that number
+    are unknown.
+    """
+    from vcycle.data import seen_of
+
+    run = _record(operator)
+    times = [dataset.solver[key] for key in ("seconds", "sampling_seconds") if key in dataset.solver]
+    if run is None or not times or not len(dataset):
+        return None
+    seen = seen_of(run, dataset) or set()
+    rows = [row for row, sample in enumerate(dataset.sample_id) if int(sample) in seen] or list(range(len(dataset)))
+    return float(sum(time[rows].mean() for time in times)) * len(run["trained_on"])
 
 
 def problem_of(dataset: "Dataset", path: str) -> "Problem":
@@ -73,14 +106,18 @@ def read_npy(path: str) -> "np.ndarray":
     """Read a NumPy file; nothing is unpickled."""
     import numpy as np
 
+    if not Path(path).exists():
+        raise DataError(f"{path} does not exist.")
     try:
-        return np.load(path, allow_pickle=False)
+        with Path(path).open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise DataError(f"{path} is not a NumPy file of numbers: {error}.") from error
 
 
 def check_suffix(name: str, path: str, suffix: str) -> None:
     """Raise unless a file to be written has the suffix of its format."""
+    check_file(name, path)
     if Path(path).suffix != suffix:
         raise ValueError(f"`{name}` must end in {suffix}. Got {path}.")
 
@@ -95,15 +132,18 @@ def read_shape(text: str) -> tuple[int, ...]:
 
 def read_pairs(name: str, words: list[str]) -> dict[str, Any]:
     """Read ``key=value`` words; a value is read as in a YAML file."""
-    import yaml
+    from vcycle import _yaml
 
-    pairs = {}
+    pairs: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ValueError(f"`{name}` must be key=value. Got {word}.")
+        key = key.replace("-", "_")
+        if key in pairs:
+            raise ValueError(f"`{name}` must give {key} once. Got {word} after {key}={pairs[key]}.")
         try:
-            pairs[key.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            pairs[key] = _yaml.read(value)
+        except ValueError as error:
             raise ValueError(f"`{name}` has a value that cannot be read. Got {word}.") from error
     return pairs

@@ -6,8 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcycle import __version__
-from vcycle._files import whole, write_json
-from vcycle.commands.shared import Outcome, check_suffix, load_operator, open_data, problem_of, read_npy, unseen
+from vcycle._files import check_file, write_json, write_npy
+from vcycle.commands.shared import (
+    Outcome,
+    check_suffix,
+    data_seconds,
+    load_operator,
+    open_data,
+    problem_of,
+    read_npy,
+    unseen,
+)
 from vcycle.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,10 +39,9 @@ def evaluate(operator: str, data: str, *, with_training: bool = False) -> Outcom
     from vcycle.evaluation import evaluate as measure
 
     trained, dataset = load_operator(operator), open_data(data)
-    chosen = dataset if with_training else unseen(operator, dataset, data)
+    chosen, which = _chosen(operator, dataset, data, with_training=with_training)
     measured = measure(trained, chosen)
-    head = f"{operator} on {len(chosen)} of {len(dataset)} samples of {data}"
-    return Outcome(f"{head}\n{measured}", measured.to_dict())
+    return Outcome(f"{operator} on {which}\n{measured}", measured.to_dict() | {"data": which})
 
 
 def predict(operator: str, data: str, *, out: str) -> Outcome:
@@ -48,16 +56,13 @@ def predict(operator: str, data: str, *, out: str) -> Outcome:
     out
         The file to write, ending in .npy: outputs (sample, channel, *space).
     """
-    import numpy as np
-
     from vcycle.training import predict as predict_outputs
 
     check_suffix("out", out, ".npy")
     trained = load_operator(operator)
     inputs = read_npy(data) if Path(data).suffix == ".npy" else open_data(data).inputs
     outputs = predict_outputs(trained, inputs).numpy()
-    with whole(out) as partial:
-        np.save(partial, outputs)
+    write_npy(out, outputs)
     text = f"{len(outputs)} predictions of shape {outputs.shape[1:]} in {out}"
     return Outcome(text, {"path": out, "shape": list(outputs.shape)})
 
@@ -94,14 +99,14 @@ def certify(
     out
         A JSON file for the bounds of each sample.
     """
-    import numpy as np
-
     from vcycle.evaluation import certify as bracket
 
+    if out is not None:
+        check_file("out", out)
     if polish is not None:
         check_suffix("polish", polish, ".npy")
     trained, dataset = load_operator(operator), open_data(data)
-    chosen = dataset if with_training else unseen(operator, dataset, data)
+    chosen, which = _chosen(operator, dataset, data, with_training=with_training)
     problem = problem_of(chosen, data)
     prediction = trained.predict(chosen.inputs)
     settings = {"steps": steps, "discretisation": discretisation, "polish": polish is not None, "rtol": rtol}
@@ -110,9 +115,8 @@ def certify(
     if out is not None:
         write_json(out, result)
     if polish is not None and certificate.polished is not None:
-        with whole(polish) as partial:
-            np.save(partial, certificate.polished.numpy())
-    return Outcome(str(certificate), result)
+        write_npy(polish, certificate.polished.numpy())
+    return Outcome(f"{operator} on {which}\n{certificate}", result | {"data": which})
 
 
 def benchmark(operator: str, data: str, *, with_training: bool = False, out: str | None = None) -> Outcome:
@@ -131,12 +135,28 @@ def benchmark(operator: str, data: str, *, with_training: bool = False, out: str
     """
     from vcycle.evaluation import benchmark as compare
 
+    if out is not None:
+        check_file("out", out)
     trained, dataset = load_operator(operator), open_data(data)
-    chosen = dataset if with_training else unseen(operator, dataset, data)
-    table = compare(problem_of(chosen, data), trained, chosen)
+    chosen, which = _chosen(operator, dataset, data, with_training=with_training)
+    training = trained.metrics.get("cpu_seconds")
+    table = compare(
+        problem_of(chosen, data),
+        trained,
+        chosen,
+        data_seconds=data_seconds(operator, dataset),
+        training_seconds=None if training is None else float(training),
+    )
     if out is not None:
         write_json(out, table.to_dict())
-    return Outcome(str(table), table.to_dict())
+    return Outcome(f"{operator} on {which}\n{table}", table.to_dict() | {"data": which})
+
+
+def _chosen(operator: str, dataset: "Dataset", data: str, *, with_training: bool) -> "tuple[Dataset, str]":
+    """Return the samples to use, and in words which these are."""
+    if with_training:
+        return dataset, f"all {len(dataset)} samples of {data}, those that it was trained on among them"
+    return unseen(operator, dataset, data)
 
 
 def export(operator: str, *, out: str) -> Outcome:

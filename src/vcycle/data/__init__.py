@@ -3,6 +3,7 @@
 from vcycle.data.convert import FORMATS, detect_format, read_neuraloperator, write_neuraloperator
 from vcycle.data.dataset import Dataset, Window
 from vcycle.data.generate import generate
+from vcycle.data.origin import origin, seen_of
 from vcycle.data.validate import Finding, Report, check
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "check",
     "detect_format",
     "generate",
+    "origin",
     "read_neuraloperator",
+    "seen_of",
     "write_neuraloperator",
 ]

@@ -28,10 +28,13 @@ def own_arrays(
     Raises
     ------
     ValueError
-        If shapes, sizes or names do not fit.
+        If shapes, sizes or names do not fit, or the grid is needed to tell channels from an axis.
     TypeError
-        If the values are not real numbers.
+        If the values are not real numbers, or an argument is of another kind.
     """
+    if grid is not None:
+        _check.instance("grid", grid, Grid, "a vcycle.Grid, such as vcycle.Grid((64, 64))")
+    _check.instance("parameters", parameters, Mapping, "a mapping from names to one number per sample")
     x, y = _own_array("inputs", inputs, grid), _own_array("outputs", outputs, grid)
     grid = Grid(x.shape[2:]) if grid is None else grid
     _check.shape("inputs", x.shape, (None, None, *grid.shape), "sample, channel and the grid's axes")
@@ -43,7 +46,10 @@ def own_arrays(
     for info in out_fields:
         if info in in_fields:
             raise ValueError(f"`output_names` must not repeat a name of the inputs. Got {info.name!r}.")
-    scalars = {f"parameter_{name}": _scalars(name, values, len(x)) for name, values in parameters.items()}
+    scalars = {
+        f"parameter_{_check.word('parameters', name)}": _scalars(name, values, len(x))
+        for name, values in parameters.items()
+    }
     arrays = {**in_arrays, **out_arrays, **scalars}
     schema = Schema(
         grid,
@@ -60,12 +66,14 @@ def own_arrays(
 
 def _own_array(name: str, values: "np.ndarray | Tensor", grid: Grid | None) -> np.ndarray:
     """Return a copy as float32 or float64 with a channel axis."""
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(
-            f"`{name}` must be real numbers; give real and imaginary part as two channels. Got {array.dtype}."
-        )
+    meaning = "an array or tensor; a complex field is two channels"
+    array = _check.real_tensor(name, values, meaning).detach().cpu().numpy()
     array = array.astype(array.dtype if str(array.dtype) in STORED_DTYPES else np.float64)  # a copy
+    if grid is None and array.ndim == 3:
+        raise ValueError(
+            f"`grid` must be given where `{name}` has 3 axes: with vcycle.Grid({array.shape[2]}) they are "
+            f"(sample, channel, x), with vcycle.Grid({array.shape[1:]}) (sample, x, y). Got None."
+        )
     if grid is not None and array.ndim == grid.num_axes + 1:
         array = array[:, np.newaxis]
     if not 3 <= array.ndim <= 5 or 0 in array.shape:
@@ -82,16 +90,15 @@ def _named_fields(
     channels = array.shape[1]
     if names is None:
         return (FieldInfo(role, components=channels),), {f"{role}_{role}": array}
-    if isinstance(names, str) or len(names) != channels or len(set(names)) != channels:
+    one_each = isinstance(names, Sequence) and not isinstance(names, str) and len(names) == channels
+    if not one_each or len({_check.word(f"{role}_names", name) for name in names}) != channels:
         raise ValueError(f"`{role}_names` must be {channels} different names, one per channel. Got {names!r}.")
-    for name in names:
-        if not name.isidentifier():
-            raise ValueError(f"`{role}_names` must be words of letters, digits and _. Got {name!r}.")
     parts = {f"{role}_{name}": np.ascontiguousarray(array[:, k : k + 1]) for k, name in enumerate(names)}
     return tuple(FieldInfo(name) for name in names), parts
 
 
 def _scalars(name: str, values: "np.ndarray | Tensor", num: int) -> np.ndarray:
-    array = np.array(values, np.float64)
-    _check.shape(f"parameters[{name!r}]", array.shape, (num,), "one number per sample")
+    full_name, meaning = f"parameters[{name!r}]", "one number per sample"
+    array = _check.real_tensor(full_name, values, meaning).detach().cpu().numpy().astype(np.float64)  # a copy
+    _check.shape(full_name, array.shape, (num,), meaning)
     return array

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vcycle import _files
 from vcycle.data.dataset import Dataset
-from vcycle.data.store import writing
 from vcycle.errors import DataError
 from vcycle.grid import Grid
 
@@ -96,8 +95,8 @@ def write_neuraloperator(dataset: Dataset, path: str | Path) -> None:
         )
     x, y = (torch.from_numpy(dataset.stored(info.name)[:, 0].copy()) for info in fields)
     is_boolean = bool(((x == 0) | (x == 1)).all())
-    with writing(Path(path)), _files.whole(path) as partial:
-        torch.save({"x": x.bool() if is_boolean else x, "y": y}, partial)
+    with _files.whole(path) as partial, partial.open("wb") as file:  # given a path, torch hides why a disk refuses
+        torch.save({"x": x.bool() if is_boolean else x, "y": y}, file)
 
 
 def _load_tensors(path: Path) -> dict[str, Any]:
@@ -136,19 +135,20 @@ FORMATS: dict[str, Format] = {
 """Layouts by name; ``vcycle convert`` and recipes know those that are listed here."""
 
 
-def detect_format(path: str | Path) -> str:
+def detect_format(path: str | Path, *, name: str = "path") -> str:
     """Return the name in :data:`FORMATS` that a path's suffix stands for; a folder with ``zarr.json`` is ``"zarr"``.
+
+    ``name`` is what messages call the path.
 
     Raises
     ------
     ValueError
         If no layout has this suffix.
     """
-    path = Path(path)
-    if (path / "zarr.json").is_file():
+    if (Path(path) / "zarr.json").is_file():
         return "zarr"
-    found = [name for name, known in FORMATS.items() if path.suffix in known.suffixes]
+    found = [key for key, known in FORMATS.items() if Path(path).suffix in known.suffixes]
     if not found:
         known = ", ".join(suffix for entry in FORMATS.values() for suffix in entry.suffixes)
-        raise ValueError(f"`path` must end in one of {known}. Got {path.name!r}.")
+        raise ValueError(f"`{name}` must end in one of {known}. Got {str(path)!r}.")
     return found[0]

@@ -122,20 +122,21 @@ class Dataset:
             ``(sample, channel, *space)``, real; with a ``grid`` the channel may be left out. float32 and float64 are
             kept, everything else becomes float64. Copied.
         grid
-            Where the values live; default the cells of the unit box, as many as the arrays have.
+            Where the values live; default the cells of the unit box, as many as the arrays have. Arrays with 3 axes
+            need it: ``(sample, channel, x)`` and ``(sample, x, y)`` look alike.
         boundary
             What the outputs do at the outer faces.
         input_names, output_names
             One name per channel; default one field, ``"input"`` or ``"output"``, of all channels.
         parameters
-            Named scalars, ``(sample,)`` each.
+            Named scalars, ``(sample,)`` each; names are words of letters, digits and _.
 
         Raises
         ------
         ValueError
-            If shapes, sizes or names do not fit.
+            If shapes, sizes or names do not fit, or arrays with 3 axes come without a grid.
         TypeError
-            If the values are not real numbers.
+            If the values are not real numbers, or an argument is of another kind.
         """
         schema, arrays, specs = own_arrays(
             inputs,
@@ -143,7 +144,7 @@ class Dataset:
             grid=grid,
             boundary=boundary,
             names={"input": input_names, "output": output_names},
-            parameters=parameters or {},
+            parameters={} if parameters is None else parameters,
         )
         return cls(schema, arrays, specs=specs)
 
@@ -342,14 +343,24 @@ class Dataset:
 
     @functools.cached_property
     def problem(self) -> Problem | None:
-        """The problem whose samples these are; ``None`` if it is not known, or not to this version."""
+        """The problem whose samples these are; ``None`` if it is not known, or not to this version.
+
+        Raises
+        ------
+        DataError
+            If its description does not build a problem with these fields.
+        """
         config = self.schema.problem
         if self._problem is not None or config is None or config["name"] not in PROBLEMS:
             return self._problem
         try:
-            return from_config(config)
+            problem = from_config(config)
         except (ValueError, TypeError) as error:
             raise DataError(f"{self.path} has a problem that cannot be built: {error} Make the data again.") from error
+        there = (self.schema.grid, self.schema.boundary, self.schema.inputs, self.schema.outputs)
+        if there != (problem.grid, problem.boundary, problem.input_fields, problem.outputs):
+            raise DataError(f"{self.path} has a problem whose grid, walls or fields are others. Make the data again.")
+        return problem
 
     @property
     def sample_id(self) -> Tensor:
@@ -373,9 +384,10 @@ class Dataset:
     def solver(self) -> dict[str, Tensor]:
         """What the solver said, per sample ``(sample,)``; empty where the data were not solved here.
 
-        ``residual`` (true, relative, of the float64 solution), ``iterations``, ``seconds``, ``sampling_seconds``, and
-        for outputs stored in float32 ``stored_residual``, that of what is stored; ``removed_mean``, what was subtracted
-        from the source to make a singular problem solvable, in the source's unit.
+        ``residual`` (true, relative, of the float64 solution), ``iterations``, ``seconds`` of the solve and
+        ``sampling_seconds`` of drawing and discretising, both CPU time, and for outputs stored in float32
+        ``stored_residual``, that of what is stored; ``removed_mean``, what was subtracted from the source to make a
+        singular problem solvable, in the source's unit.
         """
         there = {key: spec.name for key, spec in SOLVER_ARRAYS.items() if spec.name in self._arrays}
         return {key: torch.from_numpy(self.array(name)) for key, name in there.items()}

@@ -1,6 +1,7 @@
 """Turn a problem into data: draw, discretise, solve, and keep every true residual."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from vcycle import _check
+from vcycle._files import writing
 from vcycle.data.dataset import Dataset
 from vcycle.data.schema import (
     ITERATIONS,
@@ -30,6 +32,9 @@ from vcycle.data.schema import (
 from vcycle.data.store import Store
 from vcycle.errors import DataError, SolveError
 from vcycle.problems.problem import Fields, Problem
+from vcycle.solvers.factors import DirectFactors
+from vcycle.solvers.result import SequenceResult
+from vcycle.solvers.sequence import resolved_method
 
 LARGEST_CHUNK = 128
 CHUNK_BYTES = 16 * 2**20
@@ -94,8 +99,8 @@ def generate(
     """Draw samples of a problem and solve them; every sample's true residual is recorded.
 
     Sample ``i`` depends on the problem, ``seed`` and ``i`` only. One chunk of samples is one sequence of solves:
-    recycled state lives inside it. All arrays but ``timing_*`` have the same bytes whatever ``workers`` is, and
-    however often the making was interrupted.
+    recycled state lives inside it. Times are CPU seconds of the thread that makes the chunk. All arrays but
+    ``timing_*`` have the same bytes whatever ``workers`` is, and however often the making was interrupted.
 
     Parameters
     ----------
@@ -107,12 +112,14 @@ def generate(
         Of all draws.
     out
         A folder for a Zarr store, by custom ``*.zarr``; ``None`` keeps the data in memory. If the same call was
-        interrupted, it resumes there; if it was finished, the store is returned as it is.
+        interrupted, it resumes there; if it was finished, the store is returned as it is. What another call left
+        without a single finished chunk is replaced.
     rtol
         Largest true relative residual ``|b - A u| / |b|`` of any sample, dimensionless.
     method
         As in :func:`vcycle.solve_sequence`.
     order
+        Over all samples, before they are cut into chunks:
         ``"nearest"`` solves similar samples one after another and stores them so, with their ``sample_id``;
         ``"given"`` keeps the order of the numbers; ``"auto"`` orders where the method recycles, that is ``"gcrodr"``.
     chunk_size
@@ -135,7 +142,7 @@ def generate(
     ValueError, TypeError
         If an argument is not usable.
     SolveError
-        If a sample was not solved to ``rtol``: nothing of its chunk is kept, finished chunks are.
+        If a sample has no system, or was not solved to ``rtol``: nothing of its chunk is kept, finished chunks are.
     DataError
         If ``out`` holds something else, cannot be written, or there is no space left.
     """
@@ -170,7 +177,11 @@ def _in_memory(plan: _Plan, *, workers: int, progress: bool) -> Dataset:
 
 
 def _on_disk(plan: _Plan, path: Path, *, workers: int, progress: bool) -> Dataset:
+    if not path.name:
+        raise ValueError(f"`out` must be a new folder with a name. Got {str(path)!r}.")
     schema, specs = plan.schema(), plan.specs()
+    if (path / "zarr.json").exists():
+        _remove_if_bare(Store.open(path), schema)
     if not (path / "zarr.json").exists():  # otherwise `create` says what is wrong with what is there
         Store.create(path, schema, specs=specs, num_samples=plan.num_samples, chunk_size=plan.chunk_size)
     store = Store.open(path)
@@ -187,6 +198,15 @@ def _on_disk(plan: _Plan, path: Path, *, workers: int, progress: bool) -> Datase
             store.discard(todo)
             _run(plan, todo, store.write, workers=workers, progress=progress)
     return Dataset.of_store(store, problem=plan.problem)
+
+
+def _remove_if_bare(store: Store, schema: Schema) -> None:
+    """Make way for another call where an earlier one has failed before its first chunk: nothing is lost."""
+    if any(store.is_committed(chunk) for chunk in range(store.num_chunks)):
+        return
+    if differences(store.schema.to_dict(), schema.to_dict()):
+        with store.locked(), writing(store.path):
+            shutil.rmtree(store.path)
 
 
 def _require_same_call(store: Store, schema: Schema, *, ignored: tuple[str, ...] = ()) -> None:
@@ -209,10 +229,11 @@ def _run(plan: _Plan, chunks: list[int], keep: Callable[[int, Chunk], None], *, 
     """Make chunks on threads; the first failure stops what has not begun, and what has is finished and kept."""
     with _one_torch_thread(), _bar(plan, chunks, progress=progress) as advance:
         ids = _solve_order(plan) if plan.is_ordered else np.arange(plan.num_samples)
+        factors = _shared_factors(plan, ids) if len(chunks) > 1 else None
 
         def make(chunk: int) -> int:
             mine = ids[chunk * plan.chunk_size : (chunk + 1) * plan.chunk_size]
-            keep(chunk, _make_chunk(plan, mine))
+            keep(chunk, _make_chunk(plan, mine, factors))
             return len(mine)
 
         if min(workers, len(chunks)) == 1:
@@ -239,14 +260,28 @@ def _raise_first(futures: list["Future[int]"]) -> None:
             future.result()
 
 
-def _make_chunk(plan: _Plan, ids: np.ndarray) -> Chunk:
-    started, numbers = time.perf_counter(), ids.tolist()
+def _shared_factors(plan: _Plan, ids: np.ndarray) -> DirectFactors | None:
+    """Return what sparse LU does once for all chunks, from the first two samples' systems: one alone shares nothing."""
+    if plan.method not in ("direct", "auto"):
+        return None
+    try:
+        systems = plan.problem.systems(_drawn(plan, ids[:2].tolist()))
+    except ValueError:  # the chunk will name the sample
+        return None
+    return DirectFactors.of(systems) if resolved_method(plan.method, systems) == "direct" else None
+
+
+def _make_chunk(plan: _Plan, ids: np.ndarray, factors: DirectFactors | None) -> Chunk:
+    numbers, began = ids.tolist(), time.thread_time()
     fields = _drawn(plan, numbers)
-    sampled = time.perf_counter() - started
-    started = time.perf_counter()
-    result = plan.problem.solve(fields, rtol=plan.rtol, method=plan.method).raise_if_failed(numbers)
+    wall, cpu = time.perf_counter(), time.thread_time()
+    result = _solved(plan, fields, numbers, factors)
+    wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+    # the solver's clock runs on while this thread waits for the others: its seconds are shares of the thread's own
+    solving = result.seconds * (cpu / wall)
+    discretising = max(0.0, time.thread_time() - began - float(solving.sum()))
+    result.raise_if_failed(numbers)
     _require_residuals(plan, result.relative_residuals, numbers)
-    discretised = max(0.0, time.perf_counter() - started - float(result.seconds.sum()))
     stored = result.solutions.to(getattr(torch, plan.dtype))
     values = {f"input_{name}": field.numpy() for name, field in fields.items()}
     values |= {
@@ -254,10 +289,23 @@ def _make_chunk(plan: _Plan, ids: np.ndarray) -> Chunk:
         SAMPLE_ID.name: ids,
         RESIDUAL.name: result.relative_residuals.numpy(),
         ITERATIONS.name: result.iterations.numpy(),
-        TIMING_SOLVE.name: result.seconds.numpy(),
-        TIMING_SAMPLE.name: np.full(len(ids), (sampled + discretised) / len(ids)),
+        TIMING_SOLVE.name: solving.numpy(),
+        TIMING_SAMPLE.name: np.full(len(ids), discretising / len(ids)),
     }
     return values | _of_the_systems(plan, fields, stored)
+
+
+def _solved(plan: _Plan, fields: Fields, numbers: list[int], factors: DirectFactors | None) -> SequenceResult:
+    """Solve, and name the sample of which there is no system."""
+    try:
+        return plan.problem.solve(fields, rtol=plan.rtol, method=plan.method, order="given", factors=factors)
+    except ValueError:
+        for row, number in enumerate(numbers):
+            try:
+                plan.problem.systems({name: field[row : row + 1] for name, field in fields.items()})
+            except ValueError as error:
+                raise SolveError(f"sample {number} cannot be discretised: {error}") from error
+        raise
 
 
 def _of_the_systems(plan: _Plan, fields: Fields, stored: torch.Tensor) -> dict[str, np.ndarray]:

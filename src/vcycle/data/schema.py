@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vcycle import __version__
+from vcycle import __version__, _check
 from vcycle.boundary import Boundary
 from vcycle.grid import Grid
 from vcycle.problems.problem import FieldInfo, Problem
@@ -17,6 +17,7 @@ FORMAT = 1
 """Version of the layout on disk; raised when older readers would misread it."""
 
 STORED_DTYPES = ("float64", "float32")
+ARRAY_DTYPES = (*STORED_DTYPES, "int64")
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ REMOVED_MEAN = ArraySpec(
     "solver_removed_mean", about="mean subtracted from source and boundary fluxes, where no face fixes the solution"
 )
 ITERATIONS = ArraySpec("solver_iterations", dtype="int64", about="steps of the iterative solver; 0 for a direct one")
-TIMING_SOLVE = ArraySpec("timing_solve", unit="s", about="wall-clock time of the solve")
+TIMING_SOLVE = ArraySpec("timing_solve", unit="s", about="CPU time of the solve")
 TIMING_SAMPLE = ArraySpec(
-    "timing_sample", unit="s", about="wall-clock time of drawing and discretising, divided evenly in a chunk"
+    "timing_sample", unit="s", about="CPU time of drawing and discretising, divided evenly in a chunk"
 )
 
 SOLVER_ARRAYS = {
@@ -149,19 +150,46 @@ class Schema:
             If the description is not one.
         """
         grid = Grid(**content["grid"])
-        inputs, outputs = (tuple(FieldInfo(**info) for info in content[key]) for key in ("inputs", "outputs"))
-        boundary, parameters = Boundary.of(content["boundary"], grid.num_axes), tuple(content["parameters"])
+        inputs, outputs = (_fields(key, content[key], grid) for key in ("inputs", "outputs"))
+        _different("names of fields", [info.name for info in (*inputs, *outputs)])
+        parameters = tuple(_check.word("parameters", name) for name in content["parameters"])
+        _different("parameters", parameters)
+        for key in ("problem", "call"):
+            _check.instance(key, content[key], (Mapping, type(None)), "a mapping or null")
+        if "rtol" in (content["call"] or {}):
+            _check.positive("call.rtol", content["call"]["rtol"])
+        if content["problem"] is not None:
+            _check.word("problem.name", content["problem"]["name"])
+        _check.instance("versions", content["versions"], Mapping, "a mapping")
         return cls(
             grid,
-            boundary,
+            Boundary.of(content["boundary"], grid.num_axes),
             inputs,
             outputs,
             parameters,
             content["problem"],
-            content["seed"],
+            None if content["seed"] is None else _check.integer("seed", content["seed"], 0),
             content["call"],
             content["versions"],
         )
+
+    def check_arrays(self, specs: Sequence[ArraySpec]) -> None:
+        """Raise unless arrays are those of the fields, with their shapes, and those that every dataset has.
+
+        Raises
+        ------
+        ValueError
+            If one is missing, or its shape, type or dimensions are others.
+        """
+        given = {spec.name: spec for spec in specs}
+        for spec in specs:
+            _check.choice(f"{spec.name} data_type", spec.dtype, ARRAY_DTYPES)
+        needed = (*self.field_specs(dtypes={name: spec.dtype for name, spec in given.items()}), SAMPLE_ID)
+        known = (*needed, *(spec for spec in SOLVER_ARRAYS.values() if spec.name in given))
+        for wanted in known:
+            got = given[wanted.name]
+            if (got.shape, got.dtype, got.dimensions) != (wanted.shape, wanted.dtype, wanted.dimensions):
+                raise ValueError(f"`{wanted.name}` must have shape {wanted.shape} per sample. Got {got.shape}.")
 
     def field_specs(self, *, dtypes: Mapping[str, str]) -> tuple[ArraySpec, ...]:
         """Return the arrays of all fields and parameters; ``dtypes`` gives stored types by the arrays' names."""
@@ -177,6 +205,22 @@ class Schema:
             specs.append(ArraySpec(name, shape, dtypes[name], (component, *space), info.unit, about))
         scalars = [f"parameter_{name}" for name in self.parameters]
         return (*specs, *(ArraySpec(name, dtype=dtypes[name], about="scalar parameter") for name in scalars))
+
+
+def _fields(key: str, content: Sequence[Mapping[str, Any]], grid: Grid) -> tuple[FieldInfo, ...]:
+    """Return the fields of one side, of which there must be some, from their descriptions."""
+    fields = tuple(FieldInfo(**info) for info in content)
+    if not fields:
+        raise ValueError(f"`{key}` must have at least one field. Got none.")
+    for info in fields:
+        if info.face is not None:
+            _check.choice(f"{key}.face", info.face[0], grid.axis_names)
+    return fields
+
+
+def _different(what: str, names: Sequence[str]) -> None:
+    if len(set(names)) != len(names):
+        raise ValueError(f"`{what}` must differ. Got {', '.join(names)}.")
 
 
 def versions() -> dict[str, str]:

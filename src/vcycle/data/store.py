@@ -10,7 +10,6 @@ whoever continues a store compares the checksums, so that what a power cut took 
 """
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -21,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from vcycle import _check
+from vcycle._files import writing
 from vcycle.data.schema import FORMAT, ArraySpec, Schema
 from vcycle.errors import DataError
 
@@ -116,13 +117,13 @@ class Store:
             schema, names = Schema.from_dict(attributes), list(attributes["arrays"])
             arrays = content["consolidated_metadata"]["metadata"]
             specs = [_spec(name, arrays[name]) for name in names]
-            num_samples = arrays["sample_id"]["shape"][0]
-            chunk_size = arrays["sample_id"]["chunk_grid"]["configuration"]["chunk_shape"][0]
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path} is damaged: zarr.json does not describe a dataset ({error}). {DAMAGED}") from error
-        for name in (*names, CHECKSUM):
-            if not (path / name / "zarr.json").is_file():
-                raise DataError(f"{path} is damaged: the array {name} is missing. {DAMAGED}")
+            schema.check_arrays(specs)
+            num_samples, chunk_size = _rows([arrays[name] for name in names])
+        except (LookupError, TypeError, ValueError) as error:
+            reason = f"zarr.json does not describe a dataset ({' '.join(str(error).split()).rstrip('.')})"
+            raise DataError(f"{path} is damaged: {reason}. {DAMAGED}") from error
+        for name in (*names, CHECKSUM, *schema.grid.axis_names):
+            _require_same_description(path, name, arrays.get(name))
         return cls(path, schema, specs=specs, num_samples=num_samples, chunk_size=chunk_size)
 
     def _make(self, folder: Path) -> None:
@@ -307,20 +308,6 @@ def _lock(handle: int) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system says into one sentence with a remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "Free some space and give the same command again."
-            raise DataError(f"{path} cannot be written: no space left. {remedy}") from error
-        a_file = isinstance(error, (FileExistsError, NotADirectoryError))
-        reason = "a part of the path is a file" if a_file else error.strerror or str(error)
-        raise DataError(f"{path} cannot be written: {reason}. Give a path in a writable folder.") from error
-
-
 def _read_description(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise DataError(f"{path} does not exist. Make it with `vcycle generate`, or correct the path.")
@@ -360,6 +347,28 @@ def _spec(name: str, content: Mapping[str, Any]) -> ArraySpec:
     attributes, dimensions = content["attributes"], tuple(content["dimension_names"][1:])
     shape = tuple(content["shape"][1:])
     return ArraySpec(name, shape, content["data_type"], dimensions, attributes["units"], attributes["description"])
+
+
+def _rows(arrays: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Return the number of rows and that of rows per chunk, which all arrays share."""
+    pairs = {(content["shape"][0], content["chunk_grid"]["configuration"]["chunk_shape"][0]) for content in arrays}
+    if len(pairs) != 1:
+        raise ValueError(f"the arrays must have equal rows and rows per chunk. Got {sorted(pairs)}")
+    num_samples, chunk_size = pairs.pop()
+    return _check.integer("shape", num_samples, 1), _check.integer("chunk_shape", chunk_size, 1)
+
+
+def _require_same_description(path: Path, name: str, expected: Any) -> None:
+    """Raise unless an array's own description, which Zarr reads it by, is that of the store."""
+    file = path / name / "zarr.json"
+    if not file.is_file():
+        raise DataError(f"{path} is damaged: the array {name} is missing. {DAMAGED}")
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged: {name}/zarr.json cannot be read ({error}). {DAMAGED}") from error
+    if found != expected:
+        raise DataError(f"{path} is damaged: {name}/zarr.json is not the one that zarr.json lists. {DAMAGED}")
 
 
 def _fill_value(spec: ArraySpec) -> float | int:

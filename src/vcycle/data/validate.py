@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from vcycle import _check
 from vcycle.data.dataset import ROWS_AT_A_TIME, Dataset
 from vcycle.data.schema import RESIDUAL, STORED_RESIDUAL, channel_names
 from vcycle.data.store import Store
@@ -99,7 +100,11 @@ def check(dataset: Dataset, *others: Dataset) -> Report:
     ------
     DataError
         If the data cannot be read at all.
+    TypeError
+        If something is not a dataset.
     """
+    for part in (dataset, *others):
+        _check.instance("dataset", part, Dataset, "a vcycle.Dataset, such as Dataset.from_arrays builds")
     scan = _Scan(dataset)
     findings = [*scan.findings(), *_damage(dataset), *_duplicates(scan.keys, dataset), *_residuals(dataset, scan)]
     for number, other in enumerate(others, start=1):
@@ -218,7 +223,9 @@ def _residuals(dataset: Dataset, scan: _Scan) -> Iterator[Finding]:
         yield Finding("note", "samples", "residuals cannot be checked: the problem is not known")
         return
     finite = np.logical_and.reduce(list(scan.finite.values()))
-    residuals = _recomputed(dataset, dataset.problem, np.flatnonzero(finite))
+    residuals, refused = _recomputed(dataset, dataset.problem, np.flatnonzero(finite))
+    for reason, rows in refused.items():
+        yield Finding("error", "samples", f"the problem refuses {_samples(dataset, rows)}: {reason}")
     rounded = dataset.solver.get("stored_residual")
     limit = np.full(len(dataset), 1e-8 if rtol is None else rtol) if rounded is None else rounded.numpy() * 1.01
     wrong = np.flatnonzero(finite & ~(residuals <= limit))
@@ -234,12 +241,22 @@ def _residuals(dataset: Dataset, scan: _Scan) -> Iterator[Finding]:
         )
 
 
-def _recomputed(dataset: Dataset, problem: Problem, rows: np.ndarray) -> np.ndarray:
-    """Return true relative residuals from systems built from the stored arrays; 0 for rows that are not asked for."""
-    residuals = np.zeros(len(dataset))
-    for start in range(0, len(rows), ROWS_AT_A_TIME):
-        mine = rows[start : start + ROWS_AT_A_TIME]
+def _recomputed(dataset: Dataset, problem: Problem, rows: np.ndarray) -> tuple[np.ndarray, dict[str, list[int]]]:
+    """Return true relative residuals from systems built from the stored arrays; 0 for rows that are not asked for.
+
+    The second answer names rows whose inputs the problem does not take, by its reason; their residual is 0 too.
+    """
+    residuals, refused = np.zeros(len(dataset)), dict[str, list[int]]()
+    todo = [rows[start : start + ROWS_AT_A_TIME] for start in range(0, len(rows), ROWS_AT_A_TIME)]
+    while todo:
+        mine = todo.pop(0)
         fields = {info.name: dataset.field(info.name, mine) for info in problem.input_fields}
         solution = dataset.field(problem.output_names[0], mine).squeeze(1)
-        residuals[mine] = problem.systems(fields).relative_residuals(solution).numpy()
-    return residuals
+        try:
+            residuals[mine] = problem.systems(fields).relative_residuals(solution).numpy()
+        except ValueError as error:
+            if len(mine) == 1:
+                refused.setdefault(str(error).rstrip("."), []).append(int(mine[0]))
+            else:
+                todo = [*np.array_split(mine, 2), *todo]  # one sample spoils its batch: find it
+    return residuals, refused

@@ -4,25 +4,27 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from vcycle import _check
+from vcycle.errors import DataError
+from vcycle.evaluation.regrid import coarsened, interpolated
 from vcycle.metrics import relative_l2
-from vcycle.multigrid.padding import Padding
-from vcycle.multigrid.transfers import linear_weight, prolong
-from vcycle.problems.problem import Problem
+from vcycle.problems.problem import Fields, Problem
+from vcycle.solvers import multigrid
 from vcycle.solvers.sequence import solve_sequence
-from vcycle.solvers.systems import LinearSystems
 
 if TYPE_CHECKING:
     from vcycle.data import Dataset
     from vcycle.training import TrainedOperator
 
 SOLVER_RTOL = 1e-6
+MOST_HALVINGS = 2
+"""How often the grid of the coarse rivals is halved."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,6 @@ class Benchmark:
     num_samples: int
     data_seconds: float | None = None
     training_seconds: float | None = None
-    notes: list[str] = field(default_factory=list)
 
     @property
     def rival(self) -> Row | None:
@@ -162,11 +163,15 @@ def benchmark(
     ------
     ValueError
         If a count is not positive, or the grids differ.
+    DataError
+        If a true output is not finite.
     """
     _check.integer("repeats", repeats, 1)
     count = min(_check.integer("num_samples", num_samples, 1), len(test))
     subset = test.subset(range(count))
     inputs, truth = subset.inputs, subset.outputs
+    if not bool(truth.isfinite().all()):
+        raise DataError("The outputs of `test` hold NaN or infinity. Check the data with `vcycle check`.")
     if tuple(inputs.shape[2:]) != problem.grid.shape:
         raise ValueError(f"`test` must be on the problem's grid {problem.grid.shape}. Got {tuple(inputs.shape[2:])}.")
     ways: dict[str, Callable[[], Tensor]] = {"operator": lambda: operator.predict(inputs)}
@@ -180,50 +185,38 @@ def benchmark(
             way()
             times[name].append(1000 * (time.process_time() - start) / count)
     rows = [
-        Row(name, relative_l2(answers[name].to(truth), truth).mean().item(), statistics.median(times[name]))
-        for name in ways
+        Row(name, relative_l2(answers[name].to(truth), truth).item(), statistics.median(times[name])) for name in ways
     ]
     return Benchmark(rows, count, data_seconds, training_seconds)
 
 
 def _classical_ways(problem: Problem, inputs: Tensor) -> dict[str, Callable[[], Tensor]]:
     """Return the rivals by name; each assembles, solves and returns ``(sample, 1, *space)``."""
-    systems = problem.systems(inputs)
-    ways: dict[str, Callable[[], Tensor]] = {
-        f"solver, rtol {SOLVER_RTOL:.0e}": lambda: _solved(problem.systems(inputs)),
-    }
-    if systems.positive_definite:
+    ways: dict[str, Callable[[], Tensor]] = {f"solver, rtol {SOLVER_RTOL:.0e}": partial(_solved, problem, inputs)}
+    if problem.grid.can_coarsen and multigrid.can_solve(problem.systems(inputs[:1])):
         for steps in (1, 2, 3):
-            ways[f"{steps} V-cycle{'s' if steps > 1 else ''}"] = partial(_cycles, problem, inputs, steps)
+            name = f"CG, {steps} V-cycle{'s' if steps > 1 else ''}"
+            ways[name] = partial(_solved, problem, inputs, method="multigrid", max_steps=steps)
     grid, halvings = problem.grid, 0
-    while grid.can_coarsen and halvings < 2:
+    while grid.can_coarsen and halvings < MOST_HALVINGS:
         grid, halvings = grid.coarsened(), halvings + 1
         shape = " x ".join(map(str, grid.shape))
-        ways[f"solver on {shape}, interpolated"] = partial(_coarse, problem, inputs, halvings)
+        ways[f"solver on {shape}, interpolated"] = partial(_coarse, problem, problem.named(inputs), halvings)
     return ways
 
 
-def _solved(systems: LinearSystems, *, method: str = "auto", max_steps: int | None = None) -> Tensor:
+def _solved(
+    problem: Problem, inputs: "Fields | Tensor", *, method: str = "auto", max_steps: int | None = None
+) -> Tensor:
+    systems = problem.systems(inputs)
     return solve_sequence(systems, rtol=SOLVER_RTOL, method=method, max_steps=max_steps).solutions.unsqueeze(1)
 
 
-def _cycles(problem: Problem, inputs: Tensor, steps: int) -> Tensor:
-    return _solved(problem.systems(inputs), method="multigrid", max_steps=steps)
-
-
-def _coarse(problem: Problem, inputs: Tensor, halvings: int) -> Tensor:
+def _coarse(problem: Problem, inputs: Fields, halvings: int) -> Tensor:
     """Solve on a grid halved so many times, and interpolate linearly back."""
-    systems = problem.systems(inputs)
-    shapes = []
     for _ in range(halvings):
-        shapes.append(systems.rhs.shape[1:])
-        rhs = systems.rhs
-        for dim in range(1, rhs.ndim):
-            rhs = rhs.unflatten(dim, (-1, 2)).sum(dim + 1)
-        systems = replace(systems, operator=systems.operator.coarsened(), rhs=rhs)
-    solution = _solved(systems)
-    padding = Padding.of(systems.operator.boundary, "cell")
-    weight = linear_weight(padding.num_axes).to(solution)
-    for shape in reversed(shapes):
-        solution = prolong(solution, weight, padding, shape)
+        problem, inputs = coarsened(problem, inputs)
+    solution = _solved(problem, inputs)
+    for _ in range(halvings):
+        solution = interpolated(solution, problem)
     return solution

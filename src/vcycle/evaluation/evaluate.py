@@ -2,21 +2,21 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vcycle import _check, metrics
 from vcycle.boundary import Boundary
+from vcycle.data.dataset import Dataset
 from vcycle.errors import DataError
+from vcycle.problems.problem import FieldInfo
 from vcycle.training.operator import TrainedOperator, as_operator
-from vcycle.training.task import zero_on_walls
-
-if TYPE_CHECKING:
-    from vcycle.data import Dataset
+from vcycle.training.task import walls
 
 NUM_WORST = 5
 
@@ -97,7 +97,7 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def evaluate(operator: "TrainedOperator | str | Path", dataset: "Dataset", *, batch_size: int = 64) -> Evaluation:
+def evaluate(operator: "TrainedOperator | str | Path", dataset: Dataset, *, batch_size: int = 64) -> Evaluation:
     """Measure an operator on a dataset.
 
     Parameters
@@ -117,14 +117,18 @@ def evaluate(operator: "TrainedOperator | str | Path", dataset: "Dataset", *, ba
     Raises
     ------
     ValueError
-        If there are no samples, or the data do not fit the operator.
+        If there are no samples, the data are of another family than those of training, or a prediction overflows.
+    TypeError
+        If the dataset is not one.
     DataError
         If a true output is not finite.
     CheckpointError
         If the saved operator cannot be read.
     """
     operator = as_operator(operator)
+    _check.instance("dataset", dataset, Dataset, "a vcycle.Dataset, such as Dataset.from_arrays builds")
     _check.integer("batch_size", batch_size, 1)
+    check_family(operator, dataset)
     inputs, outputs = dataset.inputs, dataset.outputs.to(torch.float64)
     if len(inputs) == 0:
         raise ValueError("`dataset` must have at least one sample. Got 0.")
@@ -158,19 +162,45 @@ def evaluate(operator: "TrainedOperator | str | Path", dataset: "Dataset", *, ba
     )
 
 
+def check_family(operator: TrainedOperator, dataset: Dataset) -> None:
+    """Raise unless an operator was trained on data of this kind; sizes may differ, and names of a person's own arrays.
+
+    Raises
+    ------
+    ValueError
+        If names, faces, boundary kinds or the centring differ.
+    """
+    facts: list[tuple[str, str, str]] = [
+        ("boundary", str(operator.boundary), str(dataset.boundary)),
+        ("centring", operator.grid.centring, dataset.grid.centring),
+    ]
+    if dataset.problem is not None:
+        facts.append(("inputs", _names(operator.input_fields), _names(dataset.input_fields)))
+        facts.append(("outputs", _names(operator.output_fields), _names(dataset.output_fields)))
+    for name, trained, given in facts:
+        if trained != given:
+            raise ValueError(f"`dataset` must be like the data of training: {name} {trained}. Got {given}.")
+
+
+def _names(fields: Sequence[FieldInfo]) -> str:
+    return ", ".join(info.name for info in fields)
+
+
 def _measure(
-    predictions: Tensor, outputs: Tensor, dataset: "Dataset", batch_size: int
+    predictions: Tensor, outputs: Tensor, dataset: Dataset, batch_size: int
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return every metric per sample, in batches so that memory stays bounded, and the edges of the bands."""
     boundary = Boundary.on(dataset.grid, dataset.boundary)
-    homogeneous = zero_on_walls(dataset.input_fields, boundary)
+    kinds, zero_on_walls = walls(dataset)
     parts: dict[str, list[Tensor]] = {}
     edges = torch.empty(0)
     for prediction, target in zip(predictions.split(batch_size), outputs.split(batch_size), strict=True):
         place: dict[str, Any] = {"grid": dataset.grid, "boundary": boundary, "reduction": "none"}
         values = {
             "relative_l2": metrics.relative_l2(prediction, target, reduction="none"),
-            "relative_h1": metrics.relative_h1(prediction, target, zero_on_walls=homogeneous, **place),
+            "relative_h1": metrics.relative_h1(
+                prediction, target, zero_on_walls=zero_on_walls, **(place | {"boundary": kinds})
+            ),
             "truncated_spectral_h1": metrics.truncated_spectral_h1(prediction, target, reduction="none"),
         }
         if not all(boundary.periodic):

@@ -5,17 +5,20 @@ differentiated.
 """
 
 import math
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from vcycle.multigrid.cycle import CycleKind, cycle
+from vcycle.multigrid.coarsest import DenseLevel, SparseLevel
+from vcycle.multigrid.cycle import CycleKind, Level, cycle
 from vcycle.multigrid.fluxes import FaceFluxes
 from vcycle.multigrid.padding import Padding
 from vcycle.multigrid.transfers import apply_stencil, linear_weight, prolong
 
 SPECTRAL_BOUND = 2.0
 """Gershgorin: the spectrum of ``D^-1 A`` of an M-matrix with zero row sums or less lies in [0, 2]."""
+MAX_DENSE = 400
+"""Most cells of a coarsest level that is inverted densely; more, where a grid does not halve, take sparse LU."""
 
 
 def chebyshev_weights(degree: int, spectral_bound: float = SPECTRAL_BOUND) -> tuple[float, ...]:
@@ -75,28 +78,8 @@ class ClassicalLevel:
         return u + prolong(u_coarse.unsqueeze(1), weight, self.padding, u.shape[1:]).squeeze(1)
 
 
-class DenseLevel:
-    """The coarsest level: a dense solve; the pseudo-inverse where constants are in the kernel."""
-
-    def __init__(self, operator: FaceFluxes) -> None:
-        dense = torch.stack([torch.from_numpy(operator.to_csr(i).toarray()) for i in range(operator.batch)])
-        self.inverse = torch.linalg.pinv(dense, hermitian=True)
-
-    def smooth(self, f: Tensor, u: Tensor | None, *, post: bool = False) -> Tensor:
-        """Solve; the starting value does not matter."""
-        return (self.inverse.to(f) @ f.flatten(1).unsqueeze(-1)).squeeze(-1).reshape(f.shape)
-
-    def restrict(self, f: Tensor, u: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Never called: nothing is coarser."""
-        raise NotImplementedError("the coarsest level has nothing to restrict to")
-
-    def correct(self, u: Tensor, u_coarse: Tensor) -> Tensor:
-        """Never called: nothing is coarser."""
-        raise NotImplementedError("the coarsest level has nothing to correct from")
-
-
-def hierarchy(operator: FaceFluxes, *, degree: int = 3) -> list[ClassicalLevel | DenseLevel]:
-    """Return the levels from ``operator`` down to the coarsest grid that halving reaches.
+def hierarchy(operator: FaceFluxes, *, degree: int = 3) -> list[Level]:
+    """Return the levels from ``operator`` down to the coarsest grid that halving reaches, which is solved exactly.
 
     Parameters
     ----------
@@ -105,15 +88,14 @@ def hierarchy(operator: FaceFluxes, *, degree: int = 3) -> list[ClassicalLevel |
     degree
         Degree of the Chebyshev smoother.
     """
-    levels: list[ClassicalLevel | DenseLevel] = []
+    levels: list[Level] = []
     while operator.grid.can_coarsen:
         levels.append(ClassicalLevel(operator, degree=degree))
         operator = operator.coarsened()
-    return [*levels, DenseLevel(operator)]
+    coarsest = DenseLevel if operator.grid.num_points <= MAX_DENSE else SparseLevel
+    return [*levels, coarsest(operator)]
 
 
-def v_cycle(
-    levels: list[ClassicalLevel | DenseLevel], f: Tensor, u: Tensor | None = None, kind: CycleKind = "V"
-) -> Tensor:
+def v_cycle(levels: Sequence[Level], f: Tensor, u: Tensor | None = None, kind: CycleKind = "V") -> Tensor:
     """Apply the symmetric cycle ``B`` to ``f`` (from zero), or improve ``u``; shape ``(batch, *space)``."""
     return cycle(levels, f, u, kind)

@@ -116,25 +116,40 @@ class FaceFluxes:
             below, above = torch.cat([last, half_inner], dim), torch.cat([half_inner, first], dim)
         return 1.0 / (below + resistance[_every_second(dim)] + above)
 
-    def to_csr(self, index: int = 0) -> sp.csr_matrix:
-        """Return matrix ``index`` (a shared one for every index), points in row-major order."""
+    def entries(self, index: int = 0) -> np.ndarray:
+        """Return what stands at :func:`positions` in matrix ``index``: a shared matrix stands for every index."""
         index = index if self.batch > 1 else 0
-        number = np.arange(self.grid.num_points).reshape(self.grid.shape)
         diagonal = self.select([index]).diagonal()[0].detach().numpy().ravel()
-        rows, columns, values = [number.ravel()], [number.ravel()], [diagonal]
+        pairs = []
         for axis, face in enumerate(self.faces):
             transmissibility = np.moveaxis(face[index].detach().numpy(), axis, 0)
-            cells = np.moveaxis(number, axis, 0)
-            pairs = [(cells[:-1], cells[1:], transmissibility[1:-1])]
+            pairs.append(-transmissibility[1:-1].ravel())
             if self.boundary.periodic[axis]:
-                pairs.append((cells[-1:], cells[:1], transmissibility[:1]))
-            for below, above, value in pairs:
-                rows += [below.ravel(), above.ravel()]
-                columns += [above.ravel(), below.ravel()]
-                values += [-value.ravel(), -value.ravel()]
+                pairs.append(-transmissibility[0].ravel())
+        return np.concatenate([diagonal, *pairs, *pairs])
+
+    def to_csr(self, index: int = 0) -> sp.csr_matrix:
+        """Return matrix ``index`` (a shared one for every index), points in row-major order."""
         size = self.grid.num_points
-        entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-        return sp.coo_matrix(entries, shape=(size, size)).tocsr()
+        return sp.coo_matrix((self.entries(index), positions(self.grid, self.boundary)), shape=(size, size)).tocsr()
+
+
+def positions(grid: Grid, boundary: Boundary) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows and columns of :meth:`FaceFluxes.entries`: the diagonal, the neighbours, and those transposed.
+
+    A pair may come twice, as on a periodic axis of two cells; its entries add up.
+    """
+    number = np.arange(grid.num_points).reshape(grid.shape)
+    below, above = [], []
+    for axis, periodic in enumerate(boundary.periodic):
+        cells = np.moveaxis(number, axis, 0)
+        below.append(cells[:-1].ravel())
+        above.append(cells[1:].ravel())
+        if periodic:
+            below.append(cells[-1].ravel())
+            above.append(cells[0].ravel())
+    here = number.ravel()
+    return np.concatenate([here, *below, *above]), np.concatenate([here, *above, *below])
 
 
 def laplacian(grid: Grid, boundary: Boundary, *, coefficient: Tensor | None = None) -> FaceFluxes:

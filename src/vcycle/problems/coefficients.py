@@ -1,5 +1,6 @@
 """Families of random diffusion coefficients: small immutable recipes with a name and JSON-ready parameters."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -10,13 +11,21 @@ from vcycle import _check, fields
 from vcycle.grid import Grid
 
 
-def _smallest(grid: Grid) -> Grid:
-    """Return the same box with as few points as possible: enough to check arguments on."""
-    return Grid((2,) * grid.num_axes, grid.extent, grid.centring, grid.periodic)
+class _Family(ABC):
+    """What every family does."""
+
+    @abstractmethod
+    def draw(self, grid: Grid, generator: np.random.Generator) -> np.ndarray:
+        """Draw the coefficient, of the grid's shape."""
+
+    def check(self, grid: Grid) -> None:
+        """Raise the ValueError that :meth:`draw` would raise on this grid."""
+        smallest = Grid((2,) * grid.num_axes, grid.extent, grid.centring, grid.periodic)  # enough for the arguments
+        self.draw(smallest, np.random.default_rng(0))
 
 
 @dataclass(frozen=True)
-class TwoPhase:
+class TwoPhase(_Family):
     """``high`` where a Gaussian field is at least 0, ``low`` elsewhere: the Darcy benchmark of the FNO papers.
 
     The field is :meth:`vcycle.fields.GaussianField.natural` with ``alpha`` (dimensionless) and ``tau`` (1 / length).
@@ -28,10 +37,6 @@ class TwoPhase:
     alpha: float = 2.0
     tau: float = 3.0
 
-    def check(self, grid: Grid) -> None:
-        """Raise the ValueError that :meth:`draw` would raise on this grid."""
-        self.draw(_smallest(grid), np.random.default_rng(0))
-
     def draw(self, grid: Grid, generator: np.random.Generator) -> np.ndarray:
         """Draw the coefficient, of the grid's shape."""
         field = fields.GaussianField.natural(grid, alpha=self.alpha, tau=self.tau).sample(generator)
@@ -39,7 +44,7 @@ class TwoPhase:
 
 
 @dataclass(frozen=True)
-class Lognormal:
+class Lognormal(_Family):
     """``median * exp(sigma g)`` with a Gaussian field g, :meth:`vcycle.fields.GaussianField.natural`."""
 
     name: ClassVar[str] = "lognormal"
@@ -48,10 +53,6 @@ class Lognormal:
     alpha: float = 2.0
     tau: float = 3.0
 
-    def check(self, grid: Grid) -> None:
-        """Raise the ValueError that :meth:`draw` would raise on this grid."""
-        self.draw(_smallest(grid), np.random.default_rng(0))
-
     def draw(self, grid: Grid, generator: np.random.Generator) -> np.ndarray:
         """Draw the coefficient, of the grid's shape."""
         field = fields.GaussianField.natural(grid, alpha=self.alpha, tau=self.tau).sample(generator)
@@ -59,7 +60,7 @@ class Lognormal:
 
 
 @dataclass(frozen=True)
-class Trigonometric:
+class Trigonometric(_Family):
     """The multiscale product of :func:`vcycle.fields.trigonometric`; 2-D only, and the grid must resolve the levels."""
 
     name: ClassVar[str] = "trigonometric"
@@ -76,7 +77,7 @@ class Trigonometric:
 
 
 @dataclass(frozen=True)
-class Inclusions:
+class Inclusions(_Family):
     """Balls of one value in a background of another: :func:`vcycle.fields.inclusions`."""
 
     name: ClassVar[str] = "inclusions"
@@ -88,10 +89,6 @@ class Inclusions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "radius", tuple(self.radius))
-
-    def check(self, grid: Grid) -> None:
-        """Raise the ValueError that :meth:`draw` would raise on this grid."""
-        self.draw(_smallest(grid), np.random.default_rng(0))
 
     def draw(self, grid: Grid, generator: np.random.Generator) -> np.ndarray:
         """Draw the coefficient, of the grid's shape."""

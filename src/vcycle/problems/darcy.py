@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vcycle import _check
 from vcycle.boundary import Boundary
-from vcycle.grid import AXIS_NAMES, Grid
+from vcycle.grid import Grid
 from vcycle.multigrid.fluxes import FaceFluxes, laplacian
 from vcycle.problems.coefficients import Coefficient, Inclusions, TwoPhase, describe_coefficient, read_coefficient
 from vcycle.problems.finite_volumes import (
@@ -18,9 +19,11 @@ from vcycle.problems.finite_volumes import (
     outer_faces,
     positive_field,
     read_boundary,
+    resampled,
+    transformed,
     without_mean,
 )
-from vcycle.problems.problem import FieldInfo, Fields, Problem, sample_generator, stack_draws
+from vcycle.problems.problem import FieldInfo, Fields, Problem
 from vcycle.solvers.systems import LinearSystems
 
 Values = float | Sequence[Any] | Tensor
@@ -58,8 +61,8 @@ class Darcy(Problem):
     Attributes
     ----------
     symmetries
-        ``"flip_x"``, ... and ``"transpose"`` (2-D squares) where they map the problem onto itself: equal kinds on the
-        faces that change places, and a source and boundary values that stay the same.
+        ``"flip_x"``, ... and, between equal sides, ``"transpose"``, ... where they map the problem onto itself: equal
+        kinds on the faces that change places, and a source and boundary values that stay the same.
 
     Raises
     ------
@@ -91,16 +94,24 @@ class Darcy(Problem):
         self.coefficient.check(grid)
         self._source = _constant_field("source", source, grid.shape)
         self._face_values = {}
-        for face, value in (boundary_values or {}).items():
+        boundary_values = {} if boundary_values is None else boundary_values
+        _check.instance("boundary_values", boundary_values, Mapping, "a mapping from faces to values")
+        for face, value in boundary_values.items():
             _check.choice("boundary_values", face, outer_faces(self.boundary))
             shape = FieldInfo(face, face=face).space_shape(grid)
             self._face_values[face] = _constant_field(f"boundary_values[{face!r}]", value, shape)
         self.symmetries = self._find_symmetries()  # builds a right-hand side, so it raises where no solution exists
 
-    def sample(self, seed: int, indices: Sequence[int]) -> Fields:
-        """Draw the coefficients of the samples ``indices``, ``{"coefficient": (sample, 1, *space)}``, float64."""
-        draws = [{"coefficient": self.coefficient.draw(self.grid, sample_generator(seed, i))} for i in indices]
-        return stack_draws(draws, self.inputs, grid=self.grid)
+    @property
+    def zero_on_walls(self) -> bool:
+        """Whether the solution vanishes on all Dirichlet faces: no values but zero are given there."""
+        kinds = outer_faces(self.boundary)
+        given = (values for face, values in self._face_values.items() if kinds[face] == "dirichlet")
+        return not any(bool(values.any()) for values in given)
+
+    def draw(self, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        """Draw the coefficient of one sample."""
+        return {"coefficient": self.coefficient.draw(self.grid, generator)}
 
     def systems(self, inputs: "Fields | Tensor") -> LinearSystems:
         """Return the linear systems, one matrix per sample, symmetric positive (semi-)definite.
@@ -108,17 +119,12 @@ class Darcy(Problem):
         Raises
         ------
         ValueError
-            If the coefficient is not positive everywhere, or has another shape than the grid.
+            If the coefficient is not positive and finite everywhere, or has another shape than the grid.
         """
         a = positive_field("coefficient", self.named(inputs)["coefficient"]).squeeze(1)
         operator = laplacian(self.grid, self.boundary, coefficient=a)
         rhs, mean = self._load(operator)
         return LinearSystems(operator, rhs, positive_definite=True, singular=self.singular, removed_mean=mean)
-
-    @property
-    def singular(self) -> bool:
-        """Whether no face fixes the solution."""
-        return not self.boundary.fixes_constant
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-ready arguments that build this problem again."""
@@ -130,6 +136,21 @@ class Darcy(Problem):
             "source": _plain(self._source),
             "boundary_values": {face: _plain(values) for face, values in self._face_values.items()},
         }
+
+    def _arguments_on(self, grid: Grid) -> dict[str, Any]:
+        source = self._source
+        if self.singular:  # what is subtracted here stays subtracted: a finer grid would tolerate less of it
+            mean = self._load(laplacian(self.grid, self.boundary))[1]
+            source = source if mean is None else source - mean.reshape(1, *(1,) * grid.num_axes)
+        by_face = {
+            face: resampled(f"boundary_values[{face!r}]", values, FieldInfo(face, face=face).space_shape(grid))
+            for face, values in self._face_values.items()
+        }
+        arrays = {
+            "source": _plain(resampled("source", source, grid.shape)),
+            "boundary_values": {face: _plain(values) for face, values in by_face.items()},
+        }
+        return super()._arguments_on(grid) | arrays
 
     def _load(self, operator: FaceFluxes) -> tuple[Tensor, Tensor | None]:
         rhs = load(operator, self._source, face_values=self._face_values)
@@ -143,12 +164,8 @@ class Darcy(Problem):
         return tuple(
             symmetry
             for symmetry in box_symmetries(self.grid, self.boundary)
-            if all(torch.allclose(_moved(symmetry, b), b, rtol=0.0, atol=1e-12 * scale) for b in loads)
+            if all(torch.allclose(transformed(symmetry, b), b, rtol=0.0, atol=1e-12 * scale) for b in loads)
         )
-
-
-def _moved(symmetry: str, values: Tensor) -> Tensor:
-    return values.transpose(1, 2) if symmetry == "transpose" else values.flip(1 + AXIS_NAMES.index(symmetry[-1]))
 
 
 def _with_values(coefficient: Coefficient, values: "Sequence[float] | None") -> Coefficient:

@@ -10,6 +10,7 @@ from vcycle import _check
 from vcycle.boundary import Boundary
 from vcycle.grid import AXIS_NAMES, Grid
 from vcycle.multigrid.fluxes import FaceFluxes
+from vcycle.problems.problem import TRANSPOSITIONS
 
 FINITE_VOLUME_KINDS = ("dirichlet", "neumann", "periodic")
 
@@ -44,13 +45,20 @@ def face_area(grid: Grid, face: str) -> float:
 
 
 def box_symmetries(grid: Grid, boundary: Boundary) -> tuple[str, ...]:
-    """Return the flips and, on a 2-D square, the transposition that map a box with these boundary kinds onto itself."""
+    """Return the flips and transpositions that map a grid with these boundary kinds onto itself."""
     kinds = zip(grid.axis_names, boundary.kinds, strict=True)
     found = [f"flip_{name}" for name, (low, high) in kinds if low == high]
-    square = grid.num_axes == 2 and len(set(grid.shape)) == 1 and len(set(grid.extent)) == 1
-    if square and boundary.kinds[0] == boundary.kinds[1]:
-        found.append("transpose")
-    return tuple(found)
+    sides = list(zip(grid.shape, grid.extent, boundary.kinds, strict=True))
+    pairs = {name: axes for name, axes in TRANSPOSITIONS.items() if max(axes) < grid.num_axes}
+    return (*found, *(name for name, (first, second) in pairs.items() if sides[first] == sides[second]))
+
+
+def transformed(symmetry: str, values: Tensor) -> Tensor:
+    """Return ``(batch, *space)`` after one of the :func:`box_symmetries`."""
+    if symmetry in TRANSPOSITIONS:
+        first, second = TRANSPOSITIONS[symmetry]
+        return values.transpose(1 + first, 1 + second)
+    return values.flip(1 + AXIS_NAMES.index(symmetry[-1]))
 
 
 def load(operator: FaceFluxes, source: Tensor, *, face_values: Mapping[str, Tensor]) -> Tensor:
@@ -117,7 +125,34 @@ def without_mean(rhs: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 def positive_field(name: str, values: Tensor) -> Tensor:
-    """Return a field of which every value is positive (not NaN), or raise a ValueError that names the smallest."""
-    if not bool((values > 0).all()):
-        raise ValueError(f"`{name}` must be positive everywhere. Got a smallest value of {float(values.min()):.6g}.")
+    """Return a field of which every value is positive and finite, or raise a ValueError that names one that is not."""
+    fits = (values > 0) & torch.isfinite(values)
+    if not bool(fits.all()):
+        raise ValueError(f"`{name}` must be positive and finite everywhere. Got {float(values[~fits][0]):.6g}.")
+    return values
+
+
+def resampled(name: str, values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return values that are constant in cells, ``(1, *space)``, on other cells of the same box: ``shape`` per axis.
+
+    Repeated along an axis that becomes finer by a whole number, averaged along one that becomes coarser: integrals
+    over coarse cells stay what they are. One value for the whole box passes through.
+
+    Raises
+    ------
+    ValueError
+        If numbers of cells are no multiples of each other; ``name`` is the argument's.
+    """
+    if values.numel() == 1:
+        return values
+    for dim, size in enumerate(shape, start=1):
+        given = values.shape[dim]
+        if size % given and given % size:
+            raise ValueError(
+                f"`{name}` is given on {given} cells, so the grid must have a multiple of that. Got {size}."
+            )
+        if size > given:
+            values = values.repeat_interleave(size // given, dim)
+        else:
+            values = values.unflatten(dim, (size, given // size)).mean(dim + 1)
     return values

@@ -12,10 +12,10 @@ from torch import Tensor
 from vcycle import _check
 from vcycle.boundary import Boundary
 from vcycle.fields import GaussianField
-from vcycle.grid import Grid
+from vcycle.grid import AXIS_NAMES, Grid
 from vcycle.multigrid.fluxes import laplacian
 from vcycle.problems.finite_volumes import box_symmetries, positive_field, read_boundary
-from vcycle.problems.problem import FieldInfo, Fields, Problem, sample_generator, stack_draws
+from vcycle.problems.problem import TRANSPOSITIONS, FieldInfo, Fields, Problem
 from vcycle.solvers.systems import LinearSystems
 
 SLOWEST = 0.25
@@ -97,10 +97,21 @@ class Helmholtz(Problem):
         """The wave speed, and the source where it is random."""
         return (*self.inputs, FieldInfo("source")) if self.source == "random" else self.inputs
 
-    def sample(self, seed: int, indices: Sequence[int]) -> Fields:
-        """Draw wave speeds (and sources) of the samples ``indices``, ``(sample, 1, *space)``, float64."""
-        draws = [self._draw(sample_generator(seed, i)) for i in indices]
-        return stack_draws(draws, self.input_fields, grid=self.grid)
+    @property
+    def singular(self) -> bool:
+        """Constants are never in the kernel: there is a zero-order term."""
+        return False
+
+    def draw(self, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        """Draw the wave speed, and the source where it is random, of one sample."""
+        # Independent streams: g's coarse coefficients stay a prefix of its fine ones, whatever the source consumes. The
+        # speeds of two grids differ a little more: each divides by the deviation of g on its own points.
+        for_speed, for_source = generator.spawn(2)
+        g = self._field.sample(for_speed)
+        draw = {"wave_speed": np.maximum(1 + self.variation * g / g.std(), SLOWEST)}
+        if self.source == "random":
+            draw["source"] = self._blob(for_source.random(self.grid.num_axes))
+        return draw
 
     def systems(self, inputs: "Fields | Tensor") -> LinearSystems:
         """Return the linear systems, one matrix per sample, symmetric and in general indefinite.
@@ -108,7 +119,7 @@ class Helmholtz(Problem):
         Raises
         ------
         ValueError
-            If the wave speed is not positive everywhere, or a shape is wrong.
+            If the wave speed is not positive and finite everywhere, or a shape is wrong.
         """
         fields = self.named(inputs)
         speed = positive_field("wave_speed", fields["wave_speed"]).squeeze(1)
@@ -135,15 +146,6 @@ class Helmholtz(Problem):
             "source_width": self.source_width,
         }
 
-    def _draw(self, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        # Independent streams: the wave speed's coarse draw stays a prefix of its fine one.
-        for_speed, for_source = generator.spawn(2)
-        g = self._field.sample(for_speed)
-        draw = {"wave_speed": np.maximum(1 + self.variation * g / g.std(), SLOWEST)}
-        if self.source == "random":
-            draw["source"] = self._blob(for_source.random(self.grid.num_axes))
-        return draw
-
     def _blob(self, centre: "Sequence[float] | np.ndarray") -> np.ndarray:
         """Return the Gaussian of unit integral at ``centre``, given in fractions of the box; 1 / length^d."""
         total = np.zeros(self.grid.shape)
@@ -169,6 +171,7 @@ def _read_source(source: "Sequence[float] | str | None", grid: Grid) -> "tuple[f
 
 def _keeps(symmetry: str, centre: "tuple[float, ...] | str") -> bool:
     """Whether a symmetry of the box leaves a point, in fractions of the box, where it is."""
-    if symmetry == "transpose":
-        return centre[0] == centre[1]
-    return centre["xyz".index(symmetry[-1])] == 0.5
+    if symmetry in TRANSPOSITIONS:
+        first, second = TRANSPOSITIONS[symmetry]
+        return centre[first] == centre[second]
+    return centre[AXIS_NAMES.index(symmetry[-1])] == 0.5

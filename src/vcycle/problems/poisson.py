@@ -11,8 +11,8 @@ from vcycle.boundary import Boundary
 from vcycle.fields import GaussianField
 from vcycle.grid import Grid
 from vcycle.multigrid.fluxes import laplacian
-from vcycle.problems.finite_volumes import face_area, load, outer_faces, read_boundary, without_mean
-from vcycle.problems.problem import FieldInfo, Fields, Problem, sample_generator, stack_draws
+from vcycle.problems.finite_volumes import box_symmetries, face_area, load, outer_faces, read_boundary, without_mean
+from vcycle.problems.problem import FieldInfo, Fields, Problem
 from vcycle.solvers.systems import LinearSystems
 
 
@@ -42,6 +42,11 @@ class Poisson(Problem):
         unit square with the default ``alpha`` and ``tau``.
     boundary_scale
         Factor of the boundary data.
+
+    Attributes
+    ----------
+    symmetries
+        Those of the box and its boundary kinds; boundary data move with their faces.
 
     Raises
     ------
@@ -73,21 +78,12 @@ class Poisson(Problem):
         words = {face: "value" if kind == "dirichlet" else "flux" for face, kind in kinds.items()}
         self._face_fields = {face: FieldInfo(f"{word}_{face}", face=face) for face, word in words.items()}
         self._operator = laplacian(grid, self.boundary)
-
-    @property
-    def singular(self) -> bool:
-        """Whether no face fixes the solution."""
-        return not self.boundary.fixes_constant
+        self.symmetries = box_symmetries(grid, self.boundary)
 
     @property
     def input_fields(self) -> tuple[FieldInfo, ...]:
         """The source and one field per outer face that is not periodic."""
         return (*self.inputs, *self._face_fields.values())
-
-    def sample(self, seed: int, indices: Sequence[int]) -> Fields:
-        """Draw sources ``(sample, 1, *space)`` and boundary data ``(sample, 1, *face)`` of the samples ``indices``."""
-        draws = [self._draw(sample_generator(seed, i)) for i in indices]
-        return stack_draws(draws, self.input_fields, grid=self.grid)
 
     def systems(self, inputs: "Fields | Tensor") -> LinearSystems:
         """Return the linear systems, which share one matrix, symmetric positive (semi-)definite.
@@ -115,7 +111,8 @@ class Poisson(Problem):
             "boundary_scale": self.boundary_scale,
         }
 
-    def _draw(self, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    def draw(self, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        """Draw the source and the boundary data of one sample."""
         # Independent streams: each field's coarse draw stays a prefix of its fine one, whatever the others consume.
         for_source, for_values, for_fluxes = generator.spawn(3)
         streams = {"value": for_values, "flux": for_fluxes}
@@ -124,7 +121,7 @@ class Poisson(Problem):
         draw = {"source": self.source_scale * self._source_field.sample(for_source)}
         for face, info in self._face_fields.items():
             draw[info.name] = self.boundary_scale * self._boundary_field.trace(traced[words[face]], face)
-        if not self.boundary.fixes_constant:
+        if self.singular:
             inflow = sum(draw[info.name].sum() * face_area(self.grid, face) for face, info in self._face_fields.items())
             volume = self.grid.cell_volume * self.grid.num_points
             draw["source"] = draw["source"] - draw["source"].mean() - inflow / volume

@@ -3,18 +3,28 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vcycle import _check
 from vcycle.boundary import Boundary
-from vcycle.grid import Grid
+from vcycle.grid import AXIS_NAMES, Grid
+from vcycle.solvers.factors import DirectFactors
 from vcycle.solvers.sequence import SequenceResult, solve_sequence
 from vcycle.solvers.systems import LinearSystems
 
+if TYPE_CHECKING:
+    from typing import Self
+
 Fields = dict[str, Tensor]
+
+FIELD = "an array or tensor (sample, component, *space)"
+
+TRANSPOSITIONS = {"transpose": (0, 1), "transpose_xz": (0, 2), "transpose_yz": (1, 2)}
+"""Symmetries that exchange two axes, by name; the others of a box are ``"flip_x"``, ``"flip_y"`` and ``"flip_z"``."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +42,26 @@ class FieldInfo:
     face
         ``None`` for a field on the grid; ``"x_low"``, ``"y_high"``, ... for values on one outer face, where the face's
         own axis is dropped from the shape.
+
+    Raises
+    ------
+    ValueError
+        If the name is no word, there are no components, or there is no such face.
+    TypeError
+        If the unit is no text or the number of components no integer.
     """
 
     name: str
     unit: str = "1"
     components: int = 1
     face: str | None = None
+
+    def __post_init__(self) -> None:
+        _check.word("name", self.name)
+        _check.instance("unit", self.unit, str, "a text")
+        _check.integer("components", self.components, 1)
+        if self.face is not None:
+            _check.choice("face", self.face, [f"{axis}_{side}" for axis in AXIS_NAMES for side in ("low", "high")])
 
     def space_shape(self, grid: Grid) -> tuple[int, ...]:
         """Return the shape of one component."""
@@ -60,7 +84,10 @@ class Problem(ABC):
     inputs: ClassVar[tuple[FieldInfo, ...]]
     outputs: ClassVar[tuple[FieldInfo, ...]]
     symmetries: tuple[str, ...] = ()
-    """Maps of the grid onto itself under which input and output transform alike: ``"transpose"``, ``"flip_x"``, ..."""
+    """Maps of the grid onto itself under which input and output transform alike: ``"transpose"``, ``"flip_x"``, ...
+
+    Values on a face move with the face.
+    """
 
     grid: Grid
     boundary: Boundary
@@ -82,12 +109,35 @@ class Problem(ABC):
 
     @property
     def singular(self) -> bool:
-        """Whether constants are in the kernel: then the systems say which mean they subtracted."""
-        return False
+        """Whether no face fixes the unknown, so that the systems subtract a mean and say which.
+
+        A family with a zero-order term overrides it.
+        """
+        return not self.boundary.fixes_constant
+
+    @property
+    def zero_on_walls(self) -> bool:
+        """Whether the unknown vanishes on all Dirichlet faces: no input holds values there.
+
+        A family with constant values on faces overrides it.
+        """
+        return zero_on_walls(self.input_fields, self.boundary)
 
     @abstractmethod
+    def draw(self, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        """Draw the input fields of one sample, by name, each of its :meth:`FieldInfo.space_shape`."""
+
     def sample(self, seed: int, indices: Sequence[int]) -> Fields:
-        """Draw the inputs of the samples ``indices``; sample i depends on ``(seed, i)`` only."""
+        """Draw the inputs of the samples ``indices``, ``(sample, 1, *space)`` each, float64.
+
+        Sample i depends on ``(seed, i)`` only.
+        """
+        draws = [self.draw(sample_generator(seed, i)) for i in indices]
+        stacks = {info.name: np.empty((len(draws), 1, *info.space_shape(self.grid))) for info in self.input_fields}
+        for number, draw in enumerate(draws):
+            for name, stack in stacks.items():
+                stack[number, 0] = draw[name]
+        return {name: torch.from_numpy(stack) for name, stack in stacks.items()}
 
     @abstractmethod
     def systems(self, inputs: "Fields | Tensor") -> LinearSystems:
@@ -97,25 +147,63 @@ class Problem(ABC):
     def config(self) -> dict[str, Any]:
         """Return the JSON-ready arguments that build this problem again."""
 
-    def solve(self, inputs: "Fields | Tensor", *, rtol: float = 1e-8, method: str = "auto") -> SequenceResult:
+    def on_grid(self, grid: Grid) -> "Self":
+        """Return the same family on another grid of the same box.
+
+        Constant arrays, such as a source given by its values in cells, are functions that are constant in each cell:
+        they are repeated where ``grid`` is finer by a whole number, and averaged over its cells where it is coarser.
+
+        Parameters
+        ----------
+        grid
+            A grid of the same box: equal extent, periodic axes and centring.
+
+        Raises
+        ------
+        ValueError
+            If the box is another, a family does not exist on the grid, or arrays are given and the numbers of cells
+            are no multiples of each other.
+        """
+        for key in ("extent", "periodic", "centring"):
+            here, there = getattr(self.grid, key), getattr(grid, key)
+            if here != there:
+                raise ValueError(f"`grid` must be of the same box, with {key} {here}. Got {there}.")
+        return type(self)(**(self._arguments_on(grid) | {"grid": grid}))
+
+    def _arguments_on(self, grid: Grid) -> dict[str, Any]:
+        """Return the arguments that build this problem on another grid; a family with constant arrays overrides it."""
+        return {key: value for key, value in self.config().items() if key not in ("name", "grid")}
+
+    def solve(
+        self,
+        inputs: "Fields | Tensor",
+        *,
+        rtol: float = 1e-8,
+        method: str = "auto",
+        order: str = "auto",
+        factors: DirectFactors | None = None,
+    ) -> SequenceResult:
         """Solve for the outputs of ``inputs``; see :func:`vcycle.solvers.solve_sequence`."""
-        return solve_sequence(self.systems(inputs), rtol=rtol, method=method)
+        return solve_sequence(self.systems(inputs), rtol=rtol, method=method, order=order, factors=factors)
 
     def residual(self, inputs: "Fields | Tensor", outputs: Tensor) -> Tensor:
         """Return ``b - A u`` for outputs ``(sample, 1, *space)``, in the unit of ``b``, same shape.
 
         Differentiable in both arguments; vanishes for the discrete solution.
         """
+        outputs = _check.real_tensor("outputs", outputs, FIELD)
         systems = self.systems(inputs)
         return (systems.rhs - systems.operator.apply(outputs.to(systems.rhs).squeeze(1))).unsqueeze(1)
 
-    def named(self, inputs: "Fields | Mapping[str, Tensor] | Tensor") -> Fields:
-        """Return float64 fields by name from named fields or from the stacked view.
+    def named(self, inputs: "Mapping[str, Tensor | np.ndarray] | Tensor | np.ndarray") -> Fields:
+        """Return float64 fields by name from named fields or from the stacked view, tensors or arrays.
 
         Raises
         ------
         ValueError
             If a field is missing, or a shape does not fit the grid.
+        TypeError
+            If the values are not real numbers.
         """
         if isinstance(inputs, Mapping):
             missing = [name for name in self.input_names if name not in inputs]
@@ -123,9 +211,13 @@ class Problem(ABC):
                 raise ValueError(
                     f"`inputs` must have the fields {', '.join(self.input_names)}. Missing: {', '.join(missing)}."
                 )
-            fields = {info.name: inputs[info.name].to(torch.float64) for info in self.input_fields}
+            fields = {
+                name: _check.real_tensor(f"inputs[{name!r}]", inputs[name], FIELD).to(torch.float64)
+                for name in self.input_names
+            }
         else:
-            fields = self._unstacked(inputs.to(torch.float64))
+            meaning = "an array or tensor (sample, channel, *space), or one per field by name"
+            fields = self._unstacked(_check.real_tensor("inputs", inputs, meaning).to(torch.float64))
         for info in self.input_fields:
             expected = (info.components, *info.space_shape(self.grid))
             if tuple(fields[info.name].shape[1:]) != expected:
@@ -163,13 +255,11 @@ def collapse_face(info: FieldInfo, grid: Grid, values: Tensor) -> Tensor:
     return values.select(grid.axis_names.index(info.face[0]) + 2, 0)
 
 
-def stack_draws(draws: Sequence[Mapping[str, np.ndarray]], infos: Sequence[FieldInfo], *, grid: Grid) -> Fields:
-    """Return drawn scalar fields, one mapping by name per sample, as float64 tensors ``(sample, 1, *space)``."""
-    stacks = {info.name: np.empty((len(draws), 1, *info.space_shape(grid))) for info in infos}
-    for number, draw in enumerate(draws):
-        for name, stack in stacks.items():
-            stack[number, 0] = draw[name]
-    return {name: torch.from_numpy(stack) for name, stack in stacks.items()}
+def zero_on_walls(input_fields: Sequence[FieldInfo], boundary: Boundary) -> bool:
+    """Whether no input field lies on a Dirichlet face."""
+    sides = {"low": 0, "high": 1}
+    faces = [info.face.split("_") for info in input_fields if info.face is not None]
+    return not any(boundary.kinds[AXIS_NAMES.index(axis)][sides[side]] == "dirichlet" for axis, side in faces)
 
 
 def sample_generator(seed: int, index: int) -> np.random.Generator:

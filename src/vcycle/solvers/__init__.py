@@ -1,6 +1,7 @@
 """Solvers for sequences of linear systems: direct, multigrid, Krylov, and Krylov with recycling."""
 
 from vcycle.solvers.arnoldi import KrylovResult
+from vcycle.solvers.factors import DirectFactors
 from vcycle.solvers.gcrodr import gcrodr
 from vcycle.solvers.krylov import cg, gmres, jacobi
 from vcycle.solvers.ordering import nearest_neighbour_order
@@ -12,6 +13,7 @@ from vcycle.solvers.systems import LinearSystems
 __all__ = [
     "METHODS",
     "ORDERS",
+    "DirectFactors",
     "KrylovResult",
     "LinearSystems",
     "RecycleSpace",

@@ -11,22 +11,13 @@ offset`` per level. ``signs`` (x low, x high, y low, y high) is -1 where ghosts 
 # ruff: noqa: ANN001, ANN202 - the types stand in the signatures that Numba gets
 # mypy: disable-error-code="no-untyped-def"
 
-import math
-from typing import Any
-
 import numpy as np
 from numba import njit
 
-U, V, F, TX, TY, D = range(6)
-WEIGHTS = tuple(1.0 / (1.0 - math.cos(j * math.pi / 3.5)) for j in (1, 2, 3))
-"""Jacobi weights whose product is the degree-3 Chebyshev polynomial of the fourth kind on (0, 2]."""
+from vcycle.solvers import _vectors
+from vcycle.solvers._vectors import OPTIONS, WEIGHTS, in_series
 
-OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "cache": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz"},
-}
+U, V, F, TX, TY, D = range(6)
 _WORK, _TABLE, _FIELD, _DOUBLE, _WRAP, _SIGNS = "f4[:,::1]", "i8[:,::1]", "f4[:,::1]", "f8[:,::1]", "b1[::1]", "f4[::1]"
 
 
@@ -149,13 +140,6 @@ def vcycle(work, table, inverse, signs, wrap, row):
         jacobi(v, u, f, tx, ty, d, third)
 
 
-@njit("f4(f4, f4, f4)", **OPTIONS)
-def in_series(below, face, above):
-    """Return the transmissibility of half an inner face, a face, and half an inner face."""
-    one, half = np.float32(1.0), np.float32(0.5)
-    return one / (half / below + one / face + half / above)
-
-
 @njit(f"void({_FIELD}, {_FIELD}, {_FIELD}, {_FIELD})", **OPTIONS)
 def set_inverse_diagonal(tx, ty, c, d):
     """Set ``D`` from faces and reaction."""
@@ -265,76 +249,13 @@ def product(p, q, faces_x, faces_y, reaction, wrap):
     return energy
 
 
-@njit("f8(f8[::1], f4[::1])", **OPTIONS)
-def load(r, f):
-    """Copy ``r`` to float32 and return its norm."""
-    total = 0.0
-    for i in range(len(r)):
-        total += r[i] * r[i]
-        f[i] = r[i]
-    return math.sqrt(total)
-
-
-@njit("void(f8[::1], f8[::1], f8[::1], f8[::1], f8)", **OPTIONS)
-def step(x, r, p, q, alpha):
-    """Add ``alpha p`` to ``x`` and subtract ``alpha q`` from ``r``."""
-    for i in range(len(x)):
-        x[i] += alpha * p[i]
-        r[i] -= alpha * q[i]
-
-
-@njit("UniTuple(f8, 2)(f4[::1], f8[::1], f8[::1])", **OPTIONS)
-def inner_products(z, r, q):
-    """Return ``z' r`` and ``z' q``."""
-    zr, zq = 0.0, 0.0
-    for i in range(len(z)):
-        zr += z[i] * r[i]
-        zq += z[i] * q[i]
-    return zr, zq
-
-
-@njit("void(f4[::1], f8[::1], f8)", **OPTIONS)
-def turn(z, p, beta):
-    """Set ``p = z + beta p``."""
-    for i in range(len(p)):
-        p[i] = z[i] + beta * p[i]
-
-
 @njit(
     f"i8({_WORK}, f8[:,::1], {_TABLE}, {_FIELD}, {_DOUBLE}, {_DOUBLE}, {_DOUBLE}, {_SIGNS}, {_WRAP}, f8, i8)", **OPTIONS
 )
 def conjugate_gradients(work, vectors, table, inverse, faces_x, faces_y, reaction, signs, wrap, tolerance, max_steps):
-    """Solve ``A x = b`` to ``|b - A x| <= tolerance`` and return the number of V-cycles.
-
-    ``vectors`` holds ``x, b, r, p, q`` on the finest level, ghosts included; those of ``b`` are zero. Directions are
-    made conjugate by the Polak-Ribiere formula, which allows for the rounding of the float32 cycle. Where the
-    recurrence claims convergence the true residual replaces it; the iteration goes on unless that no longer helps.
-    """
-    x, b, r, p, q = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4]
+    """Solve ``A x = b`` from zero and return the number of V-cycles; see :func:`_vectors.conjugate_gradients`."""
     shape = (table[0, 0] + 2, table[0, 1] + 2)
-    f, z = work[F, : len(x)], work[U, : len(x)]
-    row = np.empty(shape[1], np.float32)
-    x[:], p[:], q[:] = 0.0, 0.0, 0.0
-    r[:] = b
-    zr_old, alpha, replaced = 1.0, 0.0, np.inf
-    for steps in range(max_steps + 1):
-        norm = load(r, f)
-        if norm <= tolerance:
-            product(x.reshape(shape), q.reshape(shape), faces_x, faces_y, reaction, wrap)
-            r[:] = b - q
-            norm = load(r, f)
-            if norm <= tolerance or not norm < 0.5 * replaced:
-                return steps
-            replaced, alpha = norm, 0.0
-            p[:], q[:] = 0.0, 0.0
-        if steps == max_steps or not math.isfinite(norm):
-            return steps
-        vcycle(work, table, inverse, signs, wrap, row)
-        zr, zq = inner_products(z, r, q)
-        turn(z, p, -alpha * zq / zr_old)
-        energy = product(p.reshape(shape), q.reshape(shape), faces_x, faces_y, reaction, wrap)
-        if not (energy > 0.0 and zr > 0.0):
-            return steps
-        alpha, zr_old = zr / energy, zr
-        step(x, r, p, q, alpha)
-    return max_steps
+    f, z = work[F, : vectors.shape[1]], work[U, : vectors.shape[1]]
+    cycle = (work, table, inverse, signs, wrap, np.empty(shape[1], np.float32))
+    matrix = (faces_x, faces_y, reaction, wrap)
+    return _vectors.conjugate_gradients(vcycle, cycle, product, matrix, f, z, vectors, shape, tolerance, max_steps)

@@ -1,17 +1,16 @@
 """Compiled 3-D multigrid: the kernels of ``_kernels`` with one more axis; see there for the words and the layout.
 
 Rows of ``work`` are ``U, V, F, TX, TY, TZ, D``; a line of ``table`` is ``nx, ny, nz, offset``; a level takes
-``(nx + 2) * (ny + 2) * (nz + 2)`` entries of each row. Compiled apart, so that 2-D users do not wait for it.
+``(nx + 2) * (ny + 2) * (nz + 2)`` entries of each row. Compiled apart, so that no one waits for the other dimension.
 """
 # ruff: noqa: ANN001, ANN202 - the types stand in the signatures that Numba gets
 # mypy: disable-error-code="no-untyped-def"
 
-import math
-
 import numpy as np
 from numba import njit
 
-from vcycle.solvers._kernels import OPTIONS, WEIGHTS, in_series, inner_products, load, step, turn
+from vcycle.solvers import _vectors
+from vcycle.solvers._vectors import OPTIONS, WEIGHTS, in_series
 
 U, V, F, TX, TY, TZ, D = range(7)
 _WORK, _TABLE, _FIELD, _DOUBLE, _WRAP, _SIGNS = (
@@ -299,32 +298,9 @@ def product(p, q, faces_x, faces_y, faces_z, reaction, wrap):
 def conjugate_gradients(
     work, vectors, table, inverse, faces_x, faces_y, faces_z, reaction, signs, wrap, tolerance, max_steps
 ):
-    """Solve ``A x = b`` to ``|b - A x| <= tolerance`` and return the number of V-cycles; as in 2-D."""
-    x, b, r, p, q = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4]
+    """Solve ``A x = b`` from zero and return the number of V-cycles; see :func:`_vectors.conjugate_gradients`."""
     shape = (table[0, 0] + 2, table[0, 1] + 2, table[0, 2] + 2)
-    f, z = work[F, : len(x)], work[U, : len(x)]
-    row = np.empty(shape[2], np.float32)
-    x[:], p[:], q[:] = 0.0, 0.0, 0.0
-    r[:] = b
-    zr_old, alpha, replaced = 1.0, 0.0, np.inf
-    for steps in range(max_steps + 1):
-        norm = load(r, f)
-        if norm <= tolerance:
-            product(x.reshape(shape), q.reshape(shape), faces_x, faces_y, faces_z, reaction, wrap)
-            r[:] = b - q
-            norm = load(r, f)
-            if norm <= tolerance or not norm < 0.5 * replaced:
-                return steps
-            replaced, alpha = norm, 0.0
-            p[:], q[:] = 0.0, 0.0
-        if steps == max_steps or not math.isfinite(norm):
-            return steps
-        vcycle(work, table, inverse, signs, wrap, row)
-        zr, zq = inner_products(z, r, q)
-        turn(z, p, -alpha * zq / zr_old)
-        energy = product(p.reshape(shape), q.reshape(shape), faces_x, faces_y, faces_z, reaction, wrap)
-        if not (energy > 0.0 and zr > 0.0):
-            return steps
-        alpha, zr_old = zr / energy, zr
-        step(x, r, p, q, alpha)
-    return max_steps
+    f, z = work[F, : vectors.shape[1]], work[U, : vectors.shape[1]]
+    cycle = (work, table, inverse, signs, wrap, np.empty(shape[2], np.float32))
+    matrix = (faces_x, faces_y, faces_z, reaction, wrap)
+    return _vectors.conjugate_gradients(vcycle, cycle, product, matrix, f, z, vectors, shape, tolerance, max_steps)

@@ -36,23 +36,33 @@ def solve_laplacian(grid: Grid, boundary: Boundary, rhs: Tensor) -> Tensor:
     Tensor
         ``w``, shaped like ``rhs``.
     """
-    values: np.ndarray = rhs.detach().cpu().numpy()
+    eigenvalues = laplacian_eigenvalues(grid, boundary)
+    kernel = eigenvalues == 0
+    values = _transformed(rhs.detach().cpu().numpy(), boundary, inverse=False)
+    values = _transformed(np.where(kernel, 0, values / np.where(kernel, 1, eigenvalues)), boundary, inverse=True)
+    return torch.from_numpy(np.ascontiguousarray(values.real)).to(rhs)
+
+
+def _transformed(values: np.ndarray, boundary: Boundary, *, inverse: bool) -> np.ndarray:
+    """Expand ``(batch, *space)`` in the orthonormal eigenfunctions, or sum the expansion up."""
+    for axis, pair in enumerate(boundary.kinds, start=1):
+        if pair == ("periodic", "periodic"):
+            values = (scipy.fft.ifft if inverse else scipy.fft.fft)(values, axis=axis, norm="ortho")
+        else:
+            forward, backward, kind, _ = _SINE_COSINE[pair]
+            values = (backward if inverse else forward)(values, kind, axis=axis, norm="ortho")
+    return values
+
+
+def laplacian_eigenvalues(grid: Grid, boundary: Boundary) -> np.ndarray:
+    """Return the eigenvalues of the unit-coefficient Laplacian, ``grid.shape``, in the order of its modes."""
     eigenvalues = np.zeros((1,) * grid.num_axes)
     for axis, pair in enumerate(boundary.kinds):
-        n = grid.shape[axis]
+        modes = np.arange(grid.shape[axis])
         if pair == ("periodic", "periodic"):
-            values, angles = scipy.fft.fft(values, axis=axis + 1, norm="ortho"), 2 * np.pi * np.arange(n) / n
+            angles = 2 * np.pi * modes / grid.shape[axis]
         else:
-            forward, _, kind, shift = _SINE_COSINE[pair]
-            values, angles = forward(values, kind, axis=axis + 1, norm="ortho"), np.pi * (np.arange(n) + shift) / n
+            angles = np.pi * (modes + _SINE_COSINE[pair][3]) / grid.shape[axis]
         along = (2 - 2 * np.cos(angles)) * grid.cell_volume / grid.spacing[axis] ** 2
         eigenvalues = eigenvalues + along.reshape([-1 if a == axis else 1 for a in range(grid.num_axes)])
-    kernel = eigenvalues == 0
-    values = np.where(kernel, 0, values / np.where(kernel, 1, eigenvalues))
-    for axis, pair in enumerate(boundary.kinds):
-        if pair == ("periodic", "periodic"):
-            values = scipy.fft.ifft(values, axis=axis + 1, norm="ortho")
-        else:
-            _, inverse, kind, _ = _SINE_COSINE[pair]
-            values = inverse(values, kind, axis=axis + 1, norm="ortho")
-    return torch.from_numpy(np.ascontiguousarray(values.real)).to(rhs)
+    return eigenvalues

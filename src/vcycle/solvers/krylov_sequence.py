@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from vcycle.solvers.arnoldi import KrylovResult
 from vcycle.solvers.gcrodr import gcrodr
 from vcycle.solvers.krylov import cg, gmres, jacobi
-from vcycle.solvers.pattern import Pattern, entries
+from vcycle.solvers.pattern import Pattern
 from vcycle.solvers.recycle import RecycleSpace
 from vcycle.solvers.result import Solves
 from vcycle.solvers.systems import LinearSystems
@@ -50,7 +50,7 @@ def solve_all(
     flat = solves.solutions.numpy().reshape(num, operator.grid.num_points)
     for index in range(num):
         start = time.perf_counter()
-        A = pattern.scatter(entries(operator, index)).T  # symmetric, so that this is the same matrix in CSR form
+        A = pattern.scatter(operator.entries(index)).T  # symmetric, so that this is the same matrix in CSR form
         b = systems.rhs[index].numpy().ravel()
         b = b - b.mean() if systems.singular else b
         result, recycle = _solve(method, A, b, rtol=rtol, max_steps=max_steps, space=recycle)

@@ -9,6 +9,7 @@ import torch
 
 from vcycle.grid import Grid
 from vcycle.solvers._threads import share_out
+from vcycle.solvers.krylov import SAFETY
 from vcycle.solvers.result import Solves
 from vcycle.solvers.systems import LinearSystems
 
@@ -16,8 +17,6 @@ MAX_COARSEST = 1500
 """Most unknowns of the coarsest level, which is inverted densely for every matrix."""
 
 _SIGN = {"dirichlet": -1.0, "neumann": 1.0, "robin": 1.0, "absorbing": 1.0, "periodic": 0.0}
-SAFETY = 0.95
-"""Aim a little below the tolerance: the residual recomputed elsewhere rounds differently."""
 
 
 def level_shapes(grid: Grid) -> list[tuple[int, ...]]:

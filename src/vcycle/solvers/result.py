@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vcycle.errors import SolveError
+from vcycle.solvers.factors import DirectFactors
 from vcycle.solvers.recycle import RecycleSpace
 
 
@@ -37,6 +38,7 @@ class Solves:
     iterations: Tensor
     seconds: Tensor
     recycle: RecycleSpace | None = None
+    factors: DirectFactors | None = None
 
     @classmethod
     def blank(cls, like: Tensor) -> "Solves":
@@ -72,6 +74,8 @@ class SequenceResult:
         The order of solution: entry ``j`` is the index of the ``j``-th system solved, shape ``(num,)``, int64.
     recycle
         The space to hand to the next sequence, from ``gcrodr`` only.
+    factors
+        The order and, where systems share their matrix, the factor to hand to the next sequence, from sparse LU only.
     """
 
     solutions: Tensor
@@ -81,6 +85,7 @@ class SequenceResult:
     statuses: tuple[Status, ...]
     order: Tensor
     recycle: RecycleSpace | None = field(default=None, repr=False)
+    factors: DirectFactors | None = field(default=None, repr=False)
 
     @property
     def failed(self) -> list[int]:

@@ -2,22 +2,20 @@
 
 import math
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vcycle import _check
 from vcycle.solvers import direct, krylov_sequence, multigrid
+from vcycle.solvers.factors import DirectFactors
 from vcycle.solvers.ordering import nearest_neighbour_order
 from vcycle.solvers.recycle import RecycleSpace
 from vcycle.solvers.result import SequenceResult, Solves, Status
 from vcycle.solvers.systems import LinearSystems
 
-Method = Literal["auto", "direct", "multigrid", "cg", "gmres", "gcrodr"]
 METHODS = ("auto", "direct", "multigrid", "cg", "gmres", "gcrodr")
 DEFAULT_STEPS = {"direct": 1, "multigrid": 500, "cg": 10_000, "gmres": 10_000, "gcrodr": 10_000}
-Order = Literal["given", "nearest", "auto"]
 ORDERS = ("given", "nearest", "auto")
 
 AUTO_COARSEST = 256
@@ -34,9 +32,10 @@ def solve_sequence(
     *,
     rtol: float = 1e-8,
     method: str = "auto",
-    order: str = "given",
+    order: str = "auto",
     features: Tensor | None = None,
     recycle: RecycleSpace | None = None,
+    factors: DirectFactors | None = None,
     max_steps: int | None = None,
     workers: int = 1,
 ) -> SequenceResult:
@@ -61,6 +60,9 @@ def solve_sequence(
         matrix is shared.
     recycle
         A space from an earlier sequence, for ``"gcrodr"``.
+    factors
+        Factors from an earlier sequence of the same family, for ``"direct"`` and ``"auto"``. They spare the work on the
+        structure; a matrix that all systems share, and shared then, is not factored again. Answers do not depend on it.
     max_steps
         Largest number of steps per system; default 500 V-cycles, or 10 000 Krylov steps.
     workers
@@ -88,29 +90,43 @@ def solve_sequence(
         _check.integer("max_steps", max_steps, 1)
     if recycle is not None and method != "gcrodr":
         raise ValueError(f"`recycle` must be None unless `method` is 'gcrodr'. Got method {method!r}.")
+    if factors is not None:
+        _check.choice("method", method, ("direct", "auto"))
+        factors.require_fit(systems)
     systems = _checked_systems(systems)
     finite = _finite(systems)
     _check_sums(systems, finite)
     visits = _visits(systems, order, features, method)
     chosen = visits[finite[visits]]
     use_fallback = method == "auto"
-    method = _resolved(method, systems)
+    method = resolved_method(method, systems)
     limit = DEFAULT_STEPS[method] if max_steps is None else max_steps
 
-    solves = _solve(_select(systems, chosen), method, rtol=rtol, limit=limit, recycle=recycle, workers=workers)
+    solves = _solve(
+        _select(systems, chosen), method, rtol=rtol, limit=limit, carried=(recycle, factors), workers=workers
+    )
     answers = Solves.blank(systems.rhs)
     answers.store(chosen, solves)
     residuals = _residuals(systems, answers.solutions)
     exhausted = answers.iterations >= limit
     left = torch.nonzero(finite & ~(residuals <= rtol)).flatten()
     if use_fallback and method != "direct" and len(left) and systems.operator.grid.num_points <= FALLBACK_POINTS:
-        answers.store(left, direct.solve_all(systems.select(left), rtol=rtol, workers=workers))
+        rescued = direct.solve_all(systems.select(left), rtol=rtol, workers=workers, factors=factors)
+        answers.store(left, rescued)
+        solves = replace(solves, factors=rescued.factors)
         residuals = _residuals(systems, answers.solutions)
         exhausted[left] = False
     facts = zip(residuals.tolist(), finite.tolist(), exhausted.tolist(), strict=True)
     statuses = tuple(_status(r, rtol, finite=ok, exhausted=out) for r, ok, out in facts)
     return SequenceResult(
-        answers.solutions, residuals, answers.iterations, answers.seconds, statuses, visits, solves.recycle
+        answers.solutions,
+        residuals,
+        answers.iterations,
+        answers.seconds,
+        statuses,
+        visits,
+        recycle=solves.recycle,
+        factors=solves.factors,
     )
 
 
@@ -173,8 +189,8 @@ def _select(systems: LinearSystems, chosen: Tensor) -> LinearSystems:
     return systems.select(chosen)
 
 
-def _resolved(method: str, systems: LinearSystems) -> str:
-    """Return the method that ``"auto"`` stands for."""
+def resolved_method(method: str, systems: LinearSystems) -> str:
+    """Return the method itself, or what ``"auto"`` stands for on these systems."""
     if method != "auto":
         return method
     can_coarsen = systems.operator.grid.can_coarsen
@@ -187,11 +203,12 @@ def _solve(
     *,
     rtol: float,
     limit: int,
-    recycle: RecycleSpace | None,
+    carried: tuple[RecycleSpace | None, DirectFactors | None],
     workers: int,
 ) -> Solves:
+    recycle, factors = carried
     if method == "direct":
-        return direct.solve_all(systems, rtol=rtol, workers=workers)
+        return direct.solve_all(systems, rtol=rtol, workers=workers, factors=factors)
     if method == "multigrid":
         return multigrid.solve_all(systems, rtol=rtol, max_steps=limit, workers=workers)
     return krylov_sequence.solve_all(systems, method=method, rtol=rtol, max_steps=limit, recycle=recycle)

@@ -1,4 +1,8 @@
-"""More data for nothing: maps of the grid onto itself under which input and output of a problem transform alike."""
+"""More data for nothing: maps of the grid onto itself under which input and output of a problem transform alike.
+
+Flips and transpositions are exact. The half-open flips are not quite maps of the grid onto itself: the points of one
+row come from beyond the last, where nothing is known, and are filled in.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,9 +13,8 @@ from torch import Tensor
 from vcycle import _check
 from vcycle.boundary import Boundary
 from vcycle.grid import AXIS_NAMES, Grid
-from vcycle.problems.problem import FieldInfo
+from vcycle.problems.problem import TRANSPOSITIONS, FieldInfo
 
-TRANSPOSITIONS = {"transpose": (0, 1), "transpose_xz": (0, 2), "transpose_yz": (1, 2)}
 FLIPS = {f"flip_{name}": axis for axis, name in enumerate(AXIS_NAMES)}
 HALF_OPEN_FLIPS = {f"half_open_{name}": axis for name, axis in FLIPS.items()}
 """Reflections of grids that begin on the boundary and stop one point short of the far one: point i goes to n - i. The
@@ -47,7 +50,7 @@ class Augmentation:
     Parameters
     ----------
     names
-        Names of the symmetries; all their products occur.
+        Of :data:`FLIPS`, :data:`TRANSPOSITIONS` and :data:`HALF_OPEN_FLIPS`; all their products occur.
     grid, boundary
         What they must map onto itself.
     input_fields, output_fields

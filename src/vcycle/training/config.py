@@ -36,7 +36,9 @@ class FitConfig:
     augment
         ``True``: apply the symmetries that the data's problem declares, each to a random half of the samples of each
         batch, to input and output alike. A tuple of names applies those: ``transpose``, ``transpose_xz``,
-        ``transpose_yz``, ``flip_x``, ``flip_y``, ``flip_z``.
+        ``transpose_yz``, ``flip_x``, ``flip_y``, ``flip_z``; and for vertex grids that begin on the boundary and stop
+        one point short of the far one ``half_open_flip_x``, ``half_open_flip_y``, ``half_open_flip_z``, exact up to the
+        row of points that is missing.
     early_stopping
         Stop after this many epochs without a lower validation loss, and return the weights of the lowest. ``None``
         trains all epochs and returns the last weights. Needs validation data.
@@ -74,27 +76,34 @@ class FitConfig:
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.weight_decay < 0:
-            raise ValueError(f"`weight_decay` must not be negative. Got {self.weight_decay}.")
+        self._read_words()
+        _check.not_negative("weight_decay", self.weight_decay)
         if self.gradient_clip is not None:
             _check.positive("gradient_clip", self.gradient_clip)
-        if not 0 < self.warmup < 1:
-            raise ValueError(f"`warmup` must lie between 0 and 1. Got {self.warmup}.")
+        _check.share("warmup", self.warmup)
         _check.positive("final_division", self.final_division)
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"`ema` must lie between 0 and 1. Got {self.ema}.")
+        if self.ema is not None:
+            _check.share("ema", self.ema)
         _check.choice("precision", self.precision, PRECISIONS)
         if self.early_stopping is not None:
             _check.integer("early_stopping", self.early_stopping, 1)
         _check.choice("input_normaliser", self.input_normaliser, NORMALISERS)
         _check.choice("output_normaliser", self.output_normaliser, NORMALISERS)
+        _check.not_negative("checkpoint_seconds", self.checkpoint_seconds)
         for logger in self.logger:
-            if isinstance(logger, str):
+            if not hasattr(logger, "log_metrics"):
                 _check.choice("logger", logger, LOGGERS)
-        if not isinstance(self.augment, bool):  # a list from a YAML file
-            object.__setattr__(
-                self, "augment", (self.augment,) if isinstance(self.augment, str) else tuple(self.augment)
-            )
+
+    def _read_words(self) -> None:
+        """Take what a YAML file or the command line makes of words: 32 is a number there, and one word no list."""
+        if self.precision == 32:
+            object.__setattr__(self, "precision", "32")
+        object.__setattr__(self, "logger", _tuple(self.logger))
+        if not isinstance(self.augment, bool):
+            names = _tuple(self.augment)
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError(f"`augment` must be true, false or names of symmetries. Got {self.augment!r}.")
+            object.__setattr__(self, "augment", names)
 
     @classmethod
     def of(cls, config: "FitConfig | Mapping[str, Any] | None") -> "FitConfig":
@@ -146,6 +155,10 @@ class Run:
         """Return a JSON-ready description."""
         own = {name: _plain(getattr(self, name)) for name in ("epochs", "seed", "loss", "batch_size", "learning_rate")}
         return own | self.config.to_dict()
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
 def _plain(value: Any) -> Any:

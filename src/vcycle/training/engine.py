@@ -1,10 +1,9 @@
 """Lightning runs a task. Imported by :func:`vcycle.fit` only when it trains: Lightning costs seconds to import."""
 
 import logging
-import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +14,15 @@ with warnings.catch_warnings():
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import Callback, EarlyStopping
     from lightning.pytorch.loggers import Logger, TensorBoardLogger
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     from vcycle.training.callbacks import BestWeights, Log, Progress, SaveLast, WeightAverage
     from vcycle.training.module import OperatorModule
 
-from vcycle.models import MODELS
+from vcycle._files import writing
 from vcycle.training.operator import TrainedOperator
 from vcycle.training.resume import HISTORY, LAST, OPERATOR, TENSORBOARD
+from vcycle.training.storage import one_line
 from vcycle.training.task import Task
 
 PRECISION: dict[str, Literal["32-true", "16-mixed", "bf16-mixed"]] = {
@@ -53,8 +54,14 @@ def run_task(task: Task, *, folder: Path | None, progress: bool) -> TrainedOpera
     -------
     TrainedOperator
         On the CPU.
+
+    Raises
+    ------
+    ValueError
+        If Lightning cannot have the devices that are asked for.
+    DataError
+        If the folder cannot be written.
     """
-    started = time.perf_counter()
     config = task.run.config
     module = OperatorModule(task)
     best = BestWeights() if config.early_stopping else None
@@ -63,7 +70,8 @@ def run_task(task: Task, *, folder: Path | None, progress: bool) -> TrainedOpera
     with _undisturbed():
         trainer = _trainer(task, chosen + _callbacks(task, folder, progress=progress), folder)
         checkpoint = folder / LAST if folder is not None and (folder / LAST).is_file() else None
-        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+        with nullcontext() if folder is None else writing(folder):
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     network = module.cpu().network
     if average is not None:
         average.swap(module)
@@ -73,9 +81,9 @@ def run_task(task: Task, *, folder: Path | None, progress: bool) -> TrainedOpera
     metrics = {name: value for name, value in last.items() if "loss" in name}
     if best is not None:
         metrics["best_validation_loss"] = best.loss
-    metrics |= {"epochs": last["epoch"], "seconds": time.perf_counter() - started}
+    metrics |= {"epochs": last["epoch"], **module.spent()}
     operator = task.operator(network, metrics=metrics, history=module.history)
-    if folder is not None and trainer.is_global_zero and type(network) in MODELS.values():
+    if folder is not None and trainer.is_global_zero:
         operator.save(folder / OPERATOR)
     return operator
 
@@ -97,24 +105,31 @@ def _trainer(task: Task, callbacks: list[Callback], folder: Path | None) -> pl.T
     loggers: list[Logger] = [logger for logger in config.logger if isinstance(logger, Logger)]
     if folder is not None and "tensorboard" in config.logger:
         loggers.append(TensorBoardLogger(folder, name="", version=TENSORBOARD))
-    return pl.Trainer(
-        max_epochs=task.run.epochs,
-        precision=PRECISION[config.precision],
-        accelerator=config.accelerator,
-        devices=list(config.devices) if isinstance(config.devices, tuple) else config.devices,
-        num_nodes=config.num_nodes,
-        strategy=config.strategy,
-        gradient_clip_val=config.gradient_clip,
-        callbacks=callbacks,
-        logger=loggers,
-        limit_val_batches=None if task.validation is not None else 0,
-        num_sanity_val_steps=0,
-        enable_checkpointing=folder is not None,  # by SaveLast
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        inference_mode=False,  # validation then may keep the weights that it sees
-    )
+    devices = list(config.devices) if isinstance(config.devices, tuple) else config.devices
+    try:
+        return pl.Trainer(
+            max_epochs=task.run.epochs,
+            precision=PRECISION[config.precision],
+            accelerator=config.accelerator,
+            devices=devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            gradient_clip_val=config.gradient_clip,
+            callbacks=callbacks,
+            logger=loggers,
+            limit_val_batches=None if task.validation is not None else 0,
+            num_sanity_val_steps=0,
+            enable_checkpointing=folder is not None,  # by SaveLast
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            inference_mode=False,  # validation then may keep the weights that it sees
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        asked = f"{config.accelerator!r} and {devices!r}"
+        raise ValueError(
+            f"`accelerator` and `devices` must be what this machine has. Got {asked}: {one_line(error).rstrip('!')}."
+        ) from error
 
 
 @contextmanager

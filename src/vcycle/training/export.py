@@ -1,5 +1,6 @@
 """A trained operator as one program: physical units in and out, run by PyTorch without vcycle."""
 
+import io
 from copy import deepcopy
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def export_operator(operator: TrainedOperator, path: str | Path) -> Path:
     ------
     ValueError
         If the network does something that ``torch.export`` cannot record; the message says what.
+    DataError
+        If the file cannot be written.
     """
     example = torch.zeros(2, operator.in_channels, *operator.grid.shape)
     sample = torch.export.Dim("sample", min=1)
@@ -59,6 +62,8 @@ def export_operator(operator: TrainedOperator, path: str | Path) -> Path:
     except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"`operator` must be one that torch.export can record. Got {reason}") from error
+    content = io.BytesIO()  # PyTorch's own writer ends the process when the disk is full
+    torch.export.save(program, content)
     with whole(path) as partial:
-        torch.export.save(program, partial)
+        partial.write_bytes(content.getbuffer())
     return Path(path)

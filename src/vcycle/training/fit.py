@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from vcycle.models import MODELS
 from vcycle.objectives.losses import Loss
 from vcycle.training.config import FitConfig, Run
 from vcycle.training.operator import TrainedOperator
@@ -58,7 +59,8 @@ def fit(
         Everything else: a :class:`FitConfig`, or its entries by name.
     out
         Folder for ``history.csv``, TensorBoard's ``tensorboard/``, the checkpoint ``last.ckpt`` and finally the
-        operator in ``operator/``; ``None`` writes nothing.
+        operator in ``operator/``; ``None`` writes nothing. Only for models of ``vcycle.models.MODELS``: others cannot
+        be built again from a file.
     resume
         Continue the run in ``out``, begun with the same arguments; begin it if nothing was saved yet; if it has
         finished, return its operator.
@@ -73,7 +75,8 @@ def fit(
     Raises
     ------
     ValueError
-        If an argument is out of range, the model does not fit the data, or ``out`` holds another run.
+        If an argument is out of range, the model does not fit the data or cannot be saved in ``out``, or ``out`` holds
+        another run.
     DataError
         If the data hold values that are not finite.
     CheckpointError
@@ -82,6 +85,11 @@ def fit(
         If the loss stops being a number.
     """
     run = Run(epochs, seed, loss, batch_size, learning_rate, FitConfig.of(config))
+    if out is not None and type(model) not in MODELS.values():
+        raise ValueError(
+            f"`model` must be one of vcycle.models.MODELS ({', '.join(MODELS)}) where `out` is given: nothing else can "
+            f"be loaded again. Got {type(model).__name__}, which trains without `out`."
+        )
     task = Task.of(model, train, validation=validation, run=run)
     folder = None if out is None else Path(out)
     if folder is not None:

@@ -1,6 +1,7 @@
 """One training step, said to Lightning. Imported by :func:`vcycle.fit` only: Lightning costs seconds to import."""
 
 import math
+import time
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,7 @@ class OperatorModule(pl.LightningModule):
         self._batches: ShuffledBatches | None = None
         self._losses: list[Tensor] = []
         self._rate = 0.0
+        self._clock_at_zero = _clocks()
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map physical inputs ``(batch, channel, *space)`` to physical outputs."""
@@ -137,10 +139,24 @@ class OperatorModule(pl.LightningModule):
         remedies += [] if run.config.precision == "32" else ["`precision` '32'"]
         return " or ".join(remedies)
 
+    def spent(self) -> dict[str, float]:
+        """Return what training took so far, ``seconds`` by the clock on the wall and ``cpu_seconds`` of this process.
+
+        With what was spent before the checkpoint that it continues; what was lost after it does not count.
+        """
+        return {name: now - self._clock_at_zero[name] for name, now in _clocks().items()}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the history."""
+        """Add the history and the seconds."""
         checkpoint["history"] = self.history
+        checkpoint["spent"] = self.spent()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history up again."""
+        """Take the history and the seconds up again."""
         self.history = list(checkpoint["history"])
+        for name, before in checkpoint.get("spent", {}).items():
+            self._clock_at_zero[name] -= before
+
+
+def _clocks() -> dict[str, float]:
+    return {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}

@@ -40,7 +40,8 @@ class TrainedOperator:
     training
         What the training run was of: version, model, data, arguments.
     metrics
-        What training measured: the last losses, seconds.
+        What training measured: the last losses, ``epochs``, and over all resumptions ``seconds`` by the clock on the
+        wall and ``cpu_seconds`` of the process.
     history
         One entry per epoch: ``epoch`` (from 1), ``loss``, ``learning_rate``, ``validation_loss`` if there is one.
     """
@@ -86,13 +87,15 @@ class TrainedOperator:
         Raises
         ------
         ValueError
-            If the shape does not fit, the network cannot take the size, or a value is not finite.
+            If the shape does not fit, the network cannot take the size, or a value is not finite in the precision of
+            the weights, be it of the inputs or of the outputs.
+        TypeError
+            If the inputs are not real numbers.
         """
         _check.integer("batch_size", batch_size, 1)
         weight = next(self.network.parameters(), self.output_normaliser.mean)
-        tensor = torch.as_tensor(inputs)
+        tensor = _check.real_tensor("inputs", inputs, "an array or tensor, such as dataset.inputs").to(weight.dtype)
         self._check_inputs(tensor)
-        tensor = tensor.to(weight.dtype)
         parts = []
         was_training = self.network.training
         self.network.eval()
@@ -102,7 +105,13 @@ class TrainedOperator:
         self.network.train(was_training)
         if not parts:
             return torch.empty(0, self.out_channels, *tensor.shape[2:], dtype=weight.dtype)
-        return torch.cat(parts)
+        outputs = torch.cat(parts)
+        wrong = _not_finite(outputs)
+        if wrong:
+            raise ValueError(
+                f"`inputs` must keep the network's output finite. It overflowed in sample {listed(wrong)}."
+            )
+        return outputs
 
     def _forward(self, inputs: Tensor) -> Tensor:
         return self.output_normaliser.denormalise(self.network(self.input_normaliser.normalise(inputs)))
@@ -118,9 +127,10 @@ class TrainedOperator:
                 _check.shape(
                     "inputs", inputs.shape, wanted, f"{meaning}; pointwise normalisers tie the operator to its grid"
                 )
-        wrong = (~torch.isfinite(inputs)).flatten(1).any(1).nonzero().flatten().tolist()
+        wrong = _not_finite(inputs)
         if wrong:
-            raise ValueError(f"`inputs` must be finite. Got NaN or infinity in sample {listed(wrong)}.")
+            precision = str(inputs.dtype).removeprefix("torch.")
+            raise ValueError(f"`inputs` must be finite in {precision}. Got NaN or infinity in sample {listed(wrong)}.")
 
     def save(self, path: str | Path) -> Path:
         """Write the operator to one folder, which appears whole or not at all.
@@ -227,7 +237,13 @@ class TrainedOperator:
 
 
 def _unfilled(shape: Sequence[int]) -> Normaliser:
-    return Normaliser(torch.zeros(tuple(shape)), torch.ones(tuple(shape)))
+    sizes = tuple(_check.integer("normalisers", size, 1) for size in shape)
+    return Normaliser(torch.zeros(sizes), torch.ones(sizes))
+
+
+def _not_finite(fields: Tensor) -> list[int]:
+    """Return the samples that hold NaN or infinity."""
+    return (~torch.isfinite(fields)).flatten(1).any(1).nonzero().flatten().tolist()
 
 
 def load(path: str | Path) -> TrainedOperator:
@@ -241,5 +257,14 @@ def predict(operator: "TrainedOperator | str | Path", inputs: Any, *, batch_size
 
 
 def as_operator(operator: "TrainedOperator | str | Path") -> TrainedOperator:
-    """Return an operator as it is, or read it from its path."""
+    """Return an operator as it is, or read it from its path.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    CheckpointError
+        If it cannot be read.
+    """
+    _check.instance("operator", operator, (TrainedOperator, str, Path), "a TrainedOperator or the path of one")
     return operator if isinstance(operator, TrainedOperator) else TrainedOperator.load(operator)

@@ -1,5 +1,6 @@
 """Whether a folder may take a run: fresh, to be continued, or finished."""
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from vcycle.training.storage import is_operator, one_line
 
 LAST, HISTORY, OPERATOR, TENSORBOARD = "last.ckpt", "history.csv", "operator", "tensorboard"
 """What a run's folder holds."""
+RUN_FILE = "run.json"
+"""Beside them, by the command line: what was trained on, so that evaluation can keep to what it has not seen."""
+
+UNREADABLE = (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError, AttributeError, TypeError)
+"""Over bytes that are no checkpoint the unpickler stumbles in any of these ways, and says nothing of use."""
 
 
 def prepare(folder: Path, description: dict[str, Any], *, resume: bool) -> TrainedOperator | None:
@@ -29,10 +35,11 @@ def prepare(folder: Path, description: dict[str, Any], *, resume: bool) -> Train
     Raises
     ------
     ValueError
-        If the folder holds a run and ``resume`` is ``False``, or one of other arguments.
+        If the folder holds a run and ``resume`` is ``False``, or one of other arguments, or is a data set.
     CheckpointError
         If its checkpoint or operator is corrupt.
     """
+    check_folder(folder)
     checkpoint, finished = folder / LAST, is_operator(folder / OPERATOR)
     if not finished and not checkpoint.is_file():
         return None
@@ -46,6 +53,36 @@ def prepare(folder: Path, description: dict[str, Any], *, resume: bool) -> Train
     return operator
 
 
+def check_folder(folder: str | Path) -> None:
+    """Raise a ``ValueError`` unless a run may write to a folder: a file or a data set is not for that."""
+    if str(folder) == "" or Path(folder).is_file() or (Path(folder) / "zarr.json").exists():
+        raise ValueError(f"`out` must be a folder for a run, and no data set. Got {str(folder)!r}.")
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return what a run wrote down about its data, see :func:`vcycle.data.origin`; ``None`` if there is nothing.
+
+    Raises
+    ------
+    CheckpointError
+        If it is corrupt.
+    """
+    path = folder / RUN_FILE
+    if not path.exists():
+        return None
+    remedy = "Remove it and repeat the command that trained: it is written again, and the operator is kept."
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is corrupt: {one_line(error)}. {remedy}") from error
+    numbers = record.get("trained_on") if isinstance(record, dict) else None
+    if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
+        raise CheckpointError(f"{path} is corrupt: it does not say what was trained on. {remedy}")
+    if "fingerprint" not in record:
+        raise CheckpointError(f"{path} is corrupt: it does not say on which data. {remedy}")
+    return record
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without running any code in it.
 
@@ -54,12 +91,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     CheckpointError
         If it is corrupt or not one of a run.
     """
+    remedy = "Remove it to begin the run anew."
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise CheckpointError(f"{path} is corrupt: {one_line(error)[:200]}.") from error
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path} is corrupt. {remedy}") from error
     if not isinstance(checkpoint, dict) or "run" not in checkpoint:
-        raise CheckpointError(f"{path} is not the checkpoint of a run.")
+        raise CheckpointError(f"{path} is not the checkpoint of a run. {remedy}")
     return checkpoint
 
 

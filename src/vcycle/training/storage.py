@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vcycle._files import writing
 from vcycle.errors import CheckpointError
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "operator.json"
+OWN_CHECKSUM = "description_sha256"
 
 
 def write_folder(path: Path, description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -23,6 +25,8 @@ def write_folder(path: Path, description: dict[str, Any], tensors: dict[str, Ten
     ------
     ValueError
         If something else is there.
+    DataError
+        If it cannot be written.
     """
     from safetensors.torch import save
 
@@ -30,16 +34,18 @@ def write_folder(path: Path, description: dict[str, Any], tensors: dict[str, Ten
         raise ValueError(f"`path` must be new or an operator's folder, which is replaced. Got {str(path)!r}.")
     weights = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
     description = description | {"sha256": hashlib.sha256(weights).hexdigest()}
-    text = json.dumps(_finite(description), indent=2, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    description = json.loads(json.dumps(_finite(description), allow_nan=False))  # as it will be read back
+    text = json.dumps(description | {OWN_CHECKSUM: checksum(description)}, indent=2) + "\n"
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir()
-        (partial / WEIGHTS).write_bytes(weights)
-        (partial / DESCRIPTION).write_text(text, encoding="utf-8")
-        _put_in_place(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.mkdir()
+            (partial / WEIGHTS).write_bytes(weights)
+            (partial / DESCRIPTION).write_text(text, encoding="utf-8")
+            _put_in_place(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -95,7 +101,15 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is corrupt: {one_line(error)}.") from error
     if not isinstance(description, dict):
         raise CheckpointError(f"{path} is corrupt: it does not hold a description.")
+    if description.pop(OWN_CHECKSUM, None) != checksum(description):
+        raise CheckpointError(f"{path} was changed after it was written. Restore it from a copy, or train again.")
     return description
+
+
+def checksum(description: dict[str, Any]) -> str:
+    """Return the SHA-256 of a description, whatever the order and the layout of its JSON."""
+    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _read_weights(path: Path, expected: Any) -> dict[str, Tensor]:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from vcycle import __version__, _check
-from vcycle.boundary import Boundary
+from vcycle.boundary import Boundary, Kind
 from vcycle.errors import DataError
-from vcycle.grid import AXIS_NAMES, Grid
+from vcycle.grid import Grid
 from vcycle.objectives.losses import Loss, data_loss
-from vcycle.problems.problem import FieldInfo
+from vcycle.problems.problem import FieldInfo, zero_on_walls
 from vcycle.training.augment import Augmentation
 from vcycle.training.config import Run
 from vcycle.training.normaliser import Normaliser
@@ -56,9 +56,8 @@ class Task:
         grid, boundary = train.grid, Boundary.on(train.grid, train.boundary)
         loss = run.loss
         if isinstance(loss, str):
-            loss = data_loss(
-                loss, grid=grid, boundary=boundary, zero_on_walls=zero_on_walls(train.input_fields, boundary)
-            )
+            kinds, zero = walls(train)
+            loss = data_loss(loss, grid=grid, boundary=kinds, zero_on_walls=zero)
         return cls(
             deepcopy(model),
             Normaliser.of(data[0], kind=run.config.input_normaliser),
@@ -91,14 +90,21 @@ class Task:
         )
 
 
-def zero_on_walls(input_fields: Sequence[FieldInfo], boundary: Boundary) -> bool:
-    """Whether solutions vanish on Dirichlet walls: no input prescribes values on one."""
-    kinds = {
-        f"{name}_{side}": kind
-        for name, pair in zip(AXIS_NAMES, boundary.kinds, strict=False)
-        for side, kind in zip(("low", "high"), pair, strict=True)
-    }
-    return not any(info.face is not None and kinds[info.face] == "dirichlet" for info in input_fields)
+def walls(dataset: "Dataset") -> tuple[Boundary, bool]:
+    """Return what an H1 norm of the outputs knows of the walls: kinds, and whether targets vanish on Dirichlet ones.
+
+    The problem says the latter; arrays of your own with Dirichlet walls are taken to vanish there. Where a window shows
+    another field than the unknown as an output, nothing is known: walls count as Neumann ones, which add nothing.
+    """
+    boundary = Boundary.on(dataset.grid, dataset.boundary)
+    unknowns = {info.name for info in dataset.schema.outputs}
+    if any(info.name not in unknowns for info in dataset.output_fields):
+        around: tuple[Kind, Kind] = ("periodic", "periodic")
+        free: tuple[Kind, Kind] = ("neumann", "neumann")
+        return Boundary(tuple(around if periodic else free for periodic in boundary.periodic)), True
+    if dataset.problem is not None:
+        return boundary, dataset.problem.zero_on_walls
+    return boundary, zero_on_walls(dataset.schema.inputs, boundary)
 
 
 def _tensors(name: str, dataset: "Dataset", like: Pair | None = None) -> Pair:
