@@ -36,13 +36,13 @@ def check(contrast: float, steps: int, size: int, epochs: int) -> str:
     inputs, predictions = test.inputs, operator.predict(test.inputs).double()
     systems = problem.systems(inputs)
     eigenvectors = lowest_eigenvectors(systems.select(slice(0, 50))).unsqueeze(1)
-    row = f"{contrast:8g} {steps:5d}"
+    row = f"contrast {contrast:g}, {steps} steps:"
     for name, chosen, guess in (("net", slice(0, 200), predictions), ("eig", slice(0, 50), exact[:50] + eigenvectors)):
         error = systems.select(chosen).operator.energy((guess - exact[chosen]).squeeze(1)).sqrt()
         bracket = vc.certify(problem, inputs[chosen], guess, steps=steps)
         inside = ((bracket.lower <= error) & (error <= bracket.upper)).sum().item()
         ratio = (bracket.upper / bracket.lower).max()
-        row += f"   {name}: {inside:3d} of {len(error)} inside, upper/lower at most {ratio:.4f}"
+        row += f" {name} {inside} of {len(error)} inside, upper/lower at most {ratio:.4f}"
     return row
 
 
@@ -51,6 +51,5 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=64, help="cells per side")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of the network whose predictions are checked")
     arguments = parser.parse_args()
-    print("contrast steps")
     for contrast, steps in ((4, 0), (10, 0), (100, 0), (100, 2), (1000, 4)):
         print(check(contrast, steps, arguments.size, arguments.epochs), flush=True)
