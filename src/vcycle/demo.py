@@ -274,7 +274,6 @@ def _part(family: Family, operator: "TrainedOperator", unseen: _Unseen, numbers:
         shown["errors inside their bounds"] = f"{energy.num_inside} of {len(errors)}"
         shown["widest upper / lower"] = f"{energy.widest:.3f}"
         shown["the grid's own error, L2"] = f"{energy.discretisation:.2%}"
-    shown["training"] = f"{numbers['seconds']['training']:.0f} s"
     model = type(operator.network).__name__
     bands = zip(evaluated.band_edges, evaluated.band_energy, strict=True)
     return ReportData(

@@ -121,10 +121,7 @@ class Benchmark:
         width = max(len(row.name) for row in self.rows)
         lines = [f"{'':{width}}  {'rel. L2':>10}  {'CPU ms / sample':>15}"]
         lines += [f"{row.name:{width}}  {row.error:10.2e}  {row.cpu_ms:15.3f}" for row in self.rows]
-        if self.data_seconds is not None and self.training_seconds is not None:
-            data, training = self.data_seconds, self.training_seconds
-            lines.append(f"spent before: {data:.1f} CPU s on data, {training:.1f} on training")
-        return "\n".join([*lines, self.verdict])
+        return "\n".join([*lines, *filter(None, (self.cost, self.verdict))])
 
 
 def benchmark(
