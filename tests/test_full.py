@@ -46,6 +46,6 @@ def test_certificate_of_a_trained_network(contrast, steps):
     bound = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bound)
     row = bound.check(contrast, steps, size=64, epochs=2)
-    counts = re.findall(r"(\w+): +(\d+) of (\d+) inside, upper/lower at most ([\d.]+)", row)
+    counts = re.findall(r"(\w+) (\d+) of (\d+) inside, upper/lower at most ([\d.]+)", row)
     assert [(name, int(inside), int(of)) for name, inside, of, _ in counts] == [("net", 200, 200), ("eig", 50, 50)]
     assert float(counts[0][3]) <= 1.05, row
