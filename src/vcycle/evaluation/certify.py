@@ -133,8 +133,8 @@ def certify(
         Any approximation of the output, ``(sample, 1, *space)``, in physical units; where it comes from does not
         matter.
     steps
-        Conjugate gradient steps, ``k``: 0 is enough up to contrast 10, 2 up to 100. From 1e4 on the bounds hold and are
-        far apart: the cycle re-discretises, and does not see thin channels.
+        Conjugate gradient steps, ``k``: 0 is enough up to contrast 10, 2 up to 100. From 1000 on the bounds hold and
+        may be far apart: the cycle re-discretises, and does not see thin channels.
     discretisation
         Also solve on a grid twice as fine, with the same cellwise inputs.
     polish
