@@ -223,7 +223,7 @@ def test_wrong_arguments(arguments, error, message):
 
 def test_wrong_systems():
     systems = make_systems((8, 8))
-    with pytest.raises(TypeError, match=r"`systems.rhs` must be float64\. Got torch.float32"):
+    with pytest.raises(TypeError, match=r"`systems.rhs` must be float64 or complex128\. Got torch.float32"):
         solve_sequence(replace(systems, rhs=systems.rhs.float()))
     with pytest.raises(ValueError, match=r"`systems\.rhs` must have shape"):
         solve_sequence(replace(systems, rhs=systems.rhs[:, :4]))

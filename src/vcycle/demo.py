@@ -247,7 +247,7 @@ def _energies(problem: "Problem", test: "Dataset", predictions: "Tensor") -> _En
     if not systems.positive_definite:
         return None
     truth = test.outputs.squeeze(1)
-    scale, true = (systems.operator.energy(field).sqrt() for field in (truth, predictions.squeeze(1) - truth))
+    scale, true = (systems.fluxes.energy(field).sqrt() for field in (truth, predictions.squeeze(1) - truth))
     certificate = certify(problem, test.inputs, predictions, discretisation=True)
     grid_error = float(certificate.discretisation.mean()) if certificate.discretisation is not None else math.nan
     return _Energies(certificate.lower / scale, certificate.upper / scale, true / scale, grid_error)

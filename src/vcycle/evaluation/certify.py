@@ -175,7 +175,7 @@ def certify(
     bounds = [_bracket(systems.select(chunk), start[chunk], steps) for chunk in chunks]
     lower, upper = (torch.cat(side).sqrt() for side in zip(*bounds, strict=True))
     rounding = torch.cat([_rounding(systems.select(chunk), start[chunk], steps) for chunk in chunks])
-    energies = [systems.select(chunk).operator.energy(start[chunk]) for chunk in chunks]
+    energies = [systems.select(chunk).fluxes.energy(start[chunk]) for chunk in chunks]
     polished, polish_steps = _polish(systems, start, chunks, rtol) if polish else (None, None)
     return Certificate(
         lower=(lower * (1 - ROUNDING) - rounding).clamp(min=0),
@@ -189,7 +189,7 @@ def certify(
 
 
 def _require_divergence_form(problem: Problem, systems: LinearSystems) -> None:
-    if not systems.positive_definite or systems.operator.reaction is not None:
+    if not systems.positive_definite or not systems.symmetric or systems.fluxes.reaction is not None:
         raise ValueError(
             f"`problem` must be symmetric positive definite in divergence form to be certified. Got {problem.name!r}."
         )
@@ -199,7 +199,7 @@ class _PreconditionedCG:
     """Conjugate gradients for a batch, one step at a time, with the symmetric V-cycle as preconditioner."""
 
     def __init__(self, systems: LinearSystems, u: Tensor) -> None:
-        self.operator, self.levels, self.u = systems.operator, hierarchy(systems.operator), u
+        self.operator, self.levels, self.u = systems.fluxes, hierarchy(systems.fluxes), u
         self.r = systems.rhs - systems.operator.apply(u)
         self.z = v_cycle(self.levels, self.r)
         self.p, self.rz = self.z, _dot(self.r, self.z)
@@ -223,7 +223,7 @@ def _bracket(systems: LinearSystems, u: Tensor, steps: int) -> tuple[Tensor, Ten
     removed = torch.zeros(len(u), dtype=torch.float64)
     for _ in range(steps):
         removed = removed + cg.step()
-    upper = removed + complementary_energy(systems.operator, cg.r, cg.z)
+    upper = removed + complementary_energy(systems.fluxes, cg.r, cg.z)
     return removed + cg.step(), upper
 
 
@@ -233,7 +233,7 @@ def _rounding(systems: LinearSystems, u: Tensor, steps: int) -> Tensor:
     A change d of the residual changes the norm by at most ``sqrt(d' A^-1 d)``, at most the 2-norm of d over the root of
     the smallest eigenvalue of A, which is at least the unit Laplacian's times the smallest ratio of faces.
     """
-    operator = systems.operator
+    operator = systems.fluxes
     absolute = 2 * operator.diagonal() * u.abs() - operator.apply(u.abs()) + systems.rhs.abs()
     d = RESIDUAL_ROUNDING * (1 + steps / 2) * absolute.flatten(1).norm(dim=1)
     unit = laplacian(operator.grid, operator.boundary)

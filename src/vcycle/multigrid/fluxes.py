@@ -29,7 +29,8 @@ class FaceFluxes:
         below cell ``i``. A Dirichlet face holds ``a * area / (h / 2)``, a Neumann face 0, and on a periodic axis the
         first and the last face are the same. Batch 1 stands for a matrix shared by all systems.
     reaction
-        The zero-order term integrated over cells, ``(batch, *shape)``; may be negative. ``None`` is zero.
+        The zero-order term integrated over cells, ``(batch, *shape)``; may be negative, and complex where a wall
+        absorbs. ``None`` is zero.
     """
 
     grid: Grid
@@ -41,6 +42,20 @@ class FaceFluxes:
     def batch(self) -> int:
         """Number of matrices."""
         return self.faces[0].shape[0]
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors that the matrices depend on: faces, and the reaction where there is one."""
+        return self.faces if self.reaction is None else (*self.faces, self.reaction)
+
+    def with_parts(self, parts: tuple[Tensor, ...]) -> "FaceFluxes":
+        """Return the operator with other :attr:`parts`, in the same order."""
+        axes = self.grid.num_axes
+        return replace(self, faces=parts[:axes], reaction=parts[axes] if len(parts) > axes else None)
+
+    def adjoint(self) -> "FaceFluxes":
+        """Return the conjugate transposed matrices: these are symmetric, so that only complex entries change."""
+        return self.with_parts(tuple(part.conj().resolve_conj() for part in self.parts))
 
     def apply(self, u: Tensor) -> Tensor:
         """Return ``A u`` for ``u`` of shape ``(batch, *space)``; differentiable in ``u`` and in the coefficients."""
@@ -74,10 +89,7 @@ class FaceFluxes:
 
     def select(self, indices: "slice | list[int] | Tensor") -> "FaceFluxes":
         """Return the operators of some samples; a shared matrix stays shared."""
-        if self.batch == 1:
-            return self
-        reaction = None if self.reaction is None else self.reaction[indices]
-        return replace(self, faces=tuple(face[indices] for face in self.faces), reaction=reaction)
+        return self if self.batch == 1 else self.with_parts(tuple(part[indices] for part in self.parts))
 
     def coarsened(self) -> "FaceFluxes":
         """Return the operator on the grid with half as many cells per axis, re-discretised from the faces alone.

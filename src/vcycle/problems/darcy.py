@@ -77,7 +77,7 @@ class Darcy(Problem):
     name: ClassVar[str] = "darcy"
     order: ClassVar[int] = 2
     inputs: ClassVar[tuple[FieldInfo, ...]] = (FieldInfo("coefficient"),)
-    outputs: ClassVar[tuple[FieldInfo, ...]] = (FieldInfo("solution"),)
+    outputs: tuple[FieldInfo, ...] = (FieldInfo("solution"),)
 
     def __init__(
         self,

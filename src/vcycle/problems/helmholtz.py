@@ -67,7 +67,7 @@ class Helmholtz(Problem):
     name: ClassVar[str] = "helmholtz"
     order: ClassVar[int] = 2
     inputs: ClassVar[tuple[FieldInfo, ...]] = (FieldInfo("wave_speed"),)
-    outputs: ClassVar[tuple[FieldInfo, ...]] = (FieldInfo("solution"),)
+    outputs: tuple[FieldInfo, ...] = (FieldInfo("solution"),)
 
     def __init__(
         self,

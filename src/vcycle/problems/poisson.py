@@ -57,7 +57,7 @@ class Poisson(Problem):
     name: ClassVar[str] = "poisson"
     order: ClassVar[int] = 2
     inputs: ClassVar[tuple[FieldInfo, ...]] = (FieldInfo("source"),)
-    outputs: ClassVar[tuple[FieldInfo, ...]] = (FieldInfo("solution"),)
+    outputs: tuple[FieldInfo, ...] = (FieldInfo("solution"),)
 
     def __init__(
         self,

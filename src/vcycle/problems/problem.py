@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -42,11 +43,13 @@ class FieldInfo:
     face
         ``None`` for a field on the grid; ``"x_low"``, ``"y_high"``, ... for values on one outer face, where the face's
         own axis is dropped from the shape.
+    times
+        ``None`` for a field without a time axis; otherwise the increasing times of its snapshots.
 
     Raises
     ------
     ValueError
-        If the name is no word, there are no components, or there is no such face.
+        If the name is no word, there are no components, there is no such face, or the times do not increase.
     TypeError
         If the unit is no text or the number of components no integer.
     """
@@ -55,8 +58,13 @@ class FieldInfo:
     unit: str = "1"
     components: int = 1
     face: str | None = None
+    times: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.times is not None:
+            object.__setattr__(self, "times", tuple(float(time) for time in self.times))
+            if not self.times or any(late <= early for early, late in pairwise(self.times)):
+                raise ValueError(f"`times` must increase, and be at least one. Got {self.times}.")
         _check.word("name", self.name)
         _check.instance("unit", self.unit, str, "a text")
         _check.integer("components", self.components, 1)
@@ -64,11 +72,75 @@ class FieldInfo:
             _check.choice("face", self.face, [f"{axis}_{side}" for axis in AXIS_NAMES for side in ("low", "high")])
 
     def space_shape(self, grid: Grid) -> tuple[int, ...]:
-        """Return the shape of one component."""
+        """Return the shape of one component at one time."""
         if self.face is None:
             return grid.shape
         axis = grid.axis_names.index(self.face[0])
         return grid.shape[:axis] + grid.shape[axis + 1 :]
+
+    def sample_shape(self, grid: Grid) -> tuple[int, ...]:
+        """Return the shape of one sample: ``(component, *space)``, after the time axis where there is one."""
+        times = () if self.times is None else (len(self.times),)
+        return (*times, self.components, *self.space_shape(grid))
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels in a stacked view: components, times the number of snapshots."""
+        return self.components * (1 if self.times is None else len(self.times))
+
+
+@dataclass(frozen=True)
+class QualityInfo:
+    """A number that says how well one sample was solved, recorded with it.
+
+    Parameters
+    ----------
+    name
+        As in ``solver_<name>`` on disk.
+    unit
+        ``"1"`` is dimensionless.
+    about
+        What it measures.
+    dtype
+        ``"float64"`` or ``"int64"``.
+    """
+
+    name: str
+    unit: str = "1"
+    about: str = ""
+    dtype: str = "float64"
+
+
+RESIDUAL = QualityInfo("residual", about="true relative residual |b - A u| / |b| of the float64 solution")
+ITERATIONS = QualityInfo("iterations", about="steps of the iterative solver; 0 for a direct one", dtype="int64")
+REMOVED_MEAN = QualityInfo(
+    "removed_mean", about="mean subtracted from source and boundary fluxes, where no face fixes the solution"
+)
+
+
+@dataclass(frozen=True)
+class Produced:
+    """The outputs of some samples, and how well they were solved: what data are made from.
+
+    Parameters
+    ----------
+    outputs
+        By the outputs' names, ``(sample, *FieldInfo.sample_shape)``, float64.
+    quality
+        By the names of :attr:`Problem.quality`, ``(sample,)``.
+    seconds
+        Wall-clock seconds per sample, ``(sample,)``; work shared by several samples is divided evenly.
+    failures
+        What is wrong, by the sample's position, with the remedy; empty where every sample was solved.
+    factors
+        What sparse LU hands to the next call.
+    """
+
+    outputs: Fields
+    quality: Fields
+    seconds: Tensor
+    failures: Mapping[int, str] = field(default_factory=dict)
+    factors: DirectFactors | None = field(default=None, repr=False)
 
 
 class Problem(ABC):
@@ -82,7 +154,9 @@ class Problem(ABC):
     order: ClassVar[int]
     """Order of the discretisation in h: the L2 error at the points for smooth solutions and coefficients."""
     inputs: ClassVar[tuple[FieldInfo, ...]]
-    outputs: ClassVar[tuple[FieldInfo, ...]]
+    outputs: tuple[FieldInfo, ...]
+    can_reject: bool = False
+    """Whether :meth:`rejects` ever refuses a sample."""
     symmetries: tuple[str, ...] = ()
     """Maps of the grid onto itself under which input and output transform alike: ``"transpose"``, ``"flip_x"``, ...
 
@@ -123,16 +197,22 @@ class Problem(ABC):
         """
         return zero_on_walls(self.input_fields, self.boundary)
 
+    @property
+    def quality(self) -> tuple[QualityInfo, ...]:
+        """What :meth:`produce` says of every sample."""
+        return (RESIDUAL, ITERATIONS, REMOVED_MEAN) if self.singular else (RESIDUAL, ITERATIONS)
+
     @abstractmethod
     def draw(self, generator: np.random.Generator) -> dict[str, np.ndarray]:
         """Draw the input fields of one sample, by name, each of its :meth:`FieldInfo.space_shape`."""
 
-    def sample(self, seed: int, indices: Sequence[int]) -> Fields:
+    def sample(self, seed: int, indices: Sequence[int], *, attempts: Sequence[int] | None = None) -> Fields:
         """Draw the inputs of the samples ``indices``, ``(sample, 1, *space)`` each, float64.
 
-        Sample i depends on ``(seed, i)`` only.
+        Sample i depends on ``(seed, i)`` only, and on its number in ``attempts`` where earlier draws were rejected.
         """
-        draws = [self.draw(sample_generator(seed, i)) for i in indices]
+        tries = [0] * len(indices) if attempts is None else attempts
+        draws = [self.draw(sample_generator(seed, i, attempt)) for i, attempt in zip(indices, tries, strict=True)]
         stacks = {info.name: np.empty((len(draws), 1, *info.space_shape(self.grid))) for info in self.input_fields}
         for number, draw in enumerate(draws):
             for name, stack in stacks.items():
@@ -186,14 +266,44 @@ class Problem(ABC):
         """Solve for the outputs of ``inputs``; see :func:`vcycle.solvers.solve_sequence`."""
         return solve_sequence(self.systems(inputs), rtol=rtol, method=method, order=order, factors=factors)
 
+    def produce(
+        self,
+        inputs: "Fields | Tensor",
+        *,
+        rtol: float = 1e-8,
+        method: str = "auto",
+        factors: DirectFactors | None = None,
+    ) -> Produced:
+        """Solve for data: outputs as they are stored, with the :attr:`quality` of each sample.
+
+        Parameters are those of :meth:`solve`; samples are solved in the order given.
+        """
+        systems = self.systems(inputs)
+        result = solve_sequence(systems, rtol=rtol, method=method, order="given", factors=factors)
+        quality = {RESIDUAL.name: result.relative_residuals, ITERATIONS.name: result.iterations}
+        if systems.removed_mean is not None:
+            quality[REMOVED_MEAN.name] = systems.removed_mean.detach()
+        failures = dict(zip(result.failed, result.reasons(), strict=True))
+        outputs = {self.outputs[0].name: as_output(result.solutions)}
+        return Produced(outputs, quality, result.seconds, failures, result.factors)
+
+    def rejects(self, inputs: Fields, outputs: Fields) -> Tensor | None:
+        """Say which samples are not to be kept, ``(sample,)`` boolean; ``None`` where the family keeps all.
+
+        A rejected sample is drawn again, and the number of draws that were rejected is recorded with it.
+        """
+        return None
+
     def residual(self, inputs: "Fields | Tensor", outputs: Tensor) -> Tensor:
         """Return ``b - A u`` for outputs ``(sample, 1, *space)``, in the unit of ``b``, same shape.
 
-        Differentiable in both arguments; vanishes for the discrete solution.
+        Complex solutions have two components, real and imaginary part, and so have their residuals. Differentiable in
+        both arguments; vanishes for the discrete solution.
         """
         outputs = _check.real_tensor("outputs", outputs, FIELD)
         systems = self.systems(inputs)
-        return (systems.rhs - systems.operator.apply(outputs.to(systems.rhs).squeeze(1))).unsqueeze(1)
+        solutions = as_solution(outputs.to(torch.float64), is_complex=systems.dtype.is_complex)
+        return as_output(systems.rhs - systems.operator.apply(solutions))
 
     def named(self, inputs: "Mapping[str, Tensor | np.ndarray] | Tensor | np.ndarray") -> Fields:
         """Return float64 fields by name from named fields or from the stacked view, tensors or arrays.
@@ -240,6 +350,18 @@ class Problem(ABC):
         return torch.cat([expand_face(info, self.grid, inputs[info.name]) for info in self.input_fields], dim=1)
 
 
+def as_output(solutions: Tensor) -> Tensor:
+    """Return solutions ``(sample, *space)`` as a field ``(sample, component, *space)``: complex ones have two."""
+    if solutions.is_complex():
+        return torch.stack([solutions.real, solutions.imag], dim=1)
+    return solutions.unsqueeze(1)
+
+
+def as_solution(outputs: Tensor, *, is_complex: bool) -> Tensor:
+    """Undo :func:`as_output`."""
+    return torch.complex(outputs[:, 0], outputs[:, 1]) if is_complex else outputs.squeeze(1)
+
+
 def expand_face(info: FieldInfo, grid: Grid, values: Tensor) -> Tensor:
     """Repeat values on a face along the face's normal, so that they fill the grid; grid fields pass through."""
     if info.face is None:
@@ -262,6 +384,10 @@ def zero_on_walls(input_fields: Sequence[FieldInfo], boundary: Boundary) -> bool
     return not any(boundary.kinds[AXIS_NAMES.index(axis)][sides[side]] == "dirichlet" for axis, side in faces)
 
 
-def sample_generator(seed: int, index: int) -> np.random.Generator:
-    """Return the generator that sample ``index`` of a data set with this seed draws from."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
+def sample_generator(seed: int, index: int, attempt: int = 0) -> np.random.Generator:
+    """Return the generator that sample ``index`` of a data set with this seed draws from.
+
+    ``attempt`` counts the draws that were rejected before.
+    """
+    key = (index, attempt) if attempt else (index,)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))

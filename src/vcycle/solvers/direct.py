@@ -45,7 +45,7 @@ def solve_all(systems: LinearSystems, *, rtol: float, workers: int = 1, factors:
     common = time.perf_counter() - started
     num, size = len(systems), systems.operator.grid.num_points
     rhs = systems.rhs.detach().numpy().reshape(num, size)
-    solutions, seconds = np.empty((num, size)), np.empty(num)
+    solutions, seconds = np.empty((num, size), rhs.dtype), np.empty(num)
     shared = systems.operator.batch == 1
     groups = [slice(0, num)] if shared else [slice(i, i + 1) for i in range(num)]
 

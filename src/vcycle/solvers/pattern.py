@@ -9,7 +9,7 @@ from vcycle.multigrid.fluxes import positions
 
 
 class Pattern:
-    """Rows, columns and value slots of the matrices of :class:`vcycle.multigrid.fluxes.FaceFluxes` on one grid.
+    """Rows, columns and value slots of the nearest-neighbour matrices of one grid.
 
     Parameters
     ----------
@@ -29,6 +29,11 @@ class Pattern:
         self.indptr = np.searchsorted(keys, np.arange(self.size + 1) * self.size).astype(np.int32)
 
     def scatter(self, values: np.ndarray) -> sp.csc_matrix:
-        """Return the matrix with these values, which come in the order of :meth:`FaceFluxes.entries`."""
-        data = np.bincount(self.slot, weights=values, minlength=len(self.indices))
+        """Return the matrix with these values, which come in the order of the operators' ``entries``."""
+        num = len(self.indices)
+        if np.iscomplexobj(values):
+            real, imaginary = (np.bincount(self.slot, weights=part, minlength=num) for part in (values.real, values.imag))
+            data = real + 1j * imaginary
+        else:
+            data = np.bincount(self.slot, weights=values, minlength=num)
         return sp.csc_matrix((data, self.indices, self.indptr), shape=(self.size, self.size))

@@ -92,6 +92,13 @@ class SequenceResult:
         """Indices of the systems that were not solved."""
         return [index for index, status in enumerate(self.statuses) if status is not Status.SOLVED]
 
+    def reasons(self) -> list[str]:
+        """Return, for each of :attr:`failed`, how it ended and the remedy."""
+        statuses = [self.statuses[index] for index in self.failed]
+        residuals = self.relative_residuals[self.failed].tolist()
+        pairs = zip(statuses, residuals, strict=True)
+        return [f"(residual {residual:.1e}): {status.value}. {_REMEDIES[status]}" for status, residual in pairs]
+
     def raise_if_failed(self, sample_ids: Sequence[int] | None = None) -> "SequenceResult":
         """Return the result itself if every system was solved.
 

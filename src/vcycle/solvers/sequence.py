@@ -9,6 +9,7 @@ from torch import Tensor
 from vcycle import _check
 from vcycle.solvers import direct, krylov_sequence, multigrid
 from vcycle.solvers.factors import DirectFactors
+from vcycle.solvers.implicit import differentiable, needs_gradient
 from vcycle.solvers.ordering import nearest_neighbour_order
 from vcycle.solvers.recycle import RecycleSpace
 from vcycle.solvers.result import SequenceResult, Solves, Status
@@ -41,10 +42,13 @@ def solve_sequence(
 ) -> SequenceResult:
     """Solve a sequence of linear systems; never raises on non-convergence.
 
+    Solutions pass gradients on to matrices and right-hand sides that ask for them, by one adjoint solve with the same
+    method, which raises a SolveError where it fails.
+
     Parameters
     ----------
     systems
-        The systems, float64.
+        The systems, real or complex.
     rtol
         Tolerance for the true relative residual ``|b - A u| / |b|``, dimensionless.
     method
@@ -80,7 +84,7 @@ def solve_sequence(
         If an argument is out of range, the shapes do not fit, a method does not apply, or a singular system has a
         right-hand side with non-zero sum.
     TypeError
-        If ``systems.rhs`` is not float64.
+        If ``systems.rhs`` is neither float64 nor complex128.
     """
     _check.positive("rtol", rtol)
     _check.choice("method", method, METHODS)
@@ -93,6 +97,7 @@ def solve_sequence(
     if factors is not None:
         _check.choice("method", method, ("direct", "auto"))
         factors.require_fit(systems)
+    recorded, asked_method = systems, method
     systems = _checked_systems(systems)
     finite = _finite(systems)
     _check_sums(systems, finite)
@@ -118,7 +123,7 @@ def solve_sequence(
         exhausted[left] = False
     facts = zip(residuals.tolist(), finite.tolist(), exhausted.tolist(), strict=True)
     statuses = tuple(_status(r, rtol, finite=ok, exhausted=out) for r, ok, out in facts)
-    return SequenceResult(
+    result = SequenceResult(
         answers.solutions,
         residuals,
         answers.iterations,
@@ -128,29 +133,42 @@ def solve_sequence(
         recycle=solves.recycle,
         factors=solves.factors,
     )
+    if not needs_gradient(recorded):
+        return result
+
+    def solve_adjoint(adjoint: LinearSystems) -> Tensor:
+        solved = solve_sequence(
+            adjoint,
+            rtol=rtol,
+            method=asked_method,
+            recycle=result.recycle if systems.symmetric else None,
+            factors=result.factors,
+            max_steps=max_steps,
+            workers=workers,
+        )
+        return solved.raise_if_failed().solutions
+
+    return replace(result, solutions=differentiable(result.solutions, recorded, solve_adjoint))
 
 
 def _checked_systems(systems: LinearSystems) -> LinearSystems:
     """Return the systems without their gradient history, or raise if their parts do not fit."""
     operator, rhs = systems.operator, systems.rhs
-    if rhs.dtype != torch.float64:
-        raise TypeError(f"`systems.rhs` must be float64. Got {rhs.dtype}.")
+    if rhs.dtype not in (torch.float64, torch.complex128):
+        raise TypeError(f"`systems.rhs` must be float64 or complex128. Got {rhs.dtype}.")
     _check.shape("systems.rhs", rhs.shape, (None, *operator.grid.shape), "one right-hand side per system on the grid")
     if operator.batch not in (1, len(rhs)):
         raise ValueError(
             f"`systems.operator` must have 1 or {len(rhs)} matrices, as `rhs` has rows. Got {operator.batch}."
         )
-    reaction = None if operator.reaction is None else operator.reaction.detach()
-    plain = replace(operator, faces=tuple(face.detach() for face in operator.faces), reaction=reaction)
-    return replace(systems, operator=plain, rhs=rhs.detach())
+    plain = operator.with_parts(tuple(part.detach() for part in operator.parts))
+    return replace(systems, operator=plain, rhs=rhs.detach().to(systems.dtype))
 
 
 def _finite(systems: LinearSystems) -> Tensor:
     """Return which systems are free of NaN and infinity, shape ``(num,)``."""
-    operator = systems.operator
-    parts = [*operator.faces, systems.rhs] + ([] if operator.reaction is None else [operator.reaction])
     finite = torch.ones(len(systems), dtype=torch.bool)
-    for part in parts:
+    for part in (*systems.operator.parts, systems.rhs):
         finite = finite & torch.isfinite(part.flatten(1).sum(1))  # a sum is finite only if every term is
     return finite
 
@@ -176,10 +194,10 @@ def _visits(systems: LinearSystems, order: str, features: Tensor | None, method:
     if features is not None and (features.dim() != 2 or len(features) != num):
         raise ValueError(f"`features` must have shape ({num}, p), one row per system. Got {tuple(features.shape)}.")
     if features is None:
-        operator = systems.operator
-        parts = [*operator.faces] + ([] if operator.reaction is None else [operator.reaction])
-        flat = [systems.rhs.flatten(1)] if operator.batch == 1 else [part.flatten(1) for part in parts]
-        features = torch.nan_to_num(torch.cat(flat, dim=1), nan=0.0, posinf=0.0, neginf=0.0)
+        varying = (systems.rhs,) if systems.operator.batch == 1 else systems.operator.parts
+        flat = [torch.view_as_real(part) if part.is_complex() else part for part in varying]
+        rows = torch.cat([part.flatten(1) for part in flat], dim=1)
+        features = torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
     return nearest_neighbour_order(features)
 
 

@@ -1,5 +1,6 @@
 """A batch of linear systems with one structure: what problems hand to solvers."""
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +9,9 @@ import torch
 from torch import Tensor
 
 from vcycle.multigrid.fluxes import FaceFluxes
+from vcycle.multigrid.stencil import Stencil
+
+Operator = FaceFluxes | Stencil
 
 
 @dataclass(frozen=True)
@@ -17,9 +21,11 @@ class LinearSystems:
     Parameters
     ----------
     operator
-        The matrices; batch 1 where all systems share one.
+        The matrices, symmetric ones as :class:`FaceFluxes` and others as :class:`Stencil`; batch 1 where all systems
+        share one.
     rhs
-        ``b``, shape ``(num, *space)``, float64, integrated over cells.
+        ``b``, shape ``(num, *space)``, integrated over cells; float64, or complex128 where matrices or solutions are
+        complex.
     positive_definite
         Whether every matrix is symmetric positive (semi-)definite, so that conjugate gradients apply.
     singular
@@ -29,7 +35,7 @@ class LinearSystems:
         source ``f``. ``None`` where nothing was.
     """
 
-    operator: FaceFluxes
+    operator: Operator
     rhs: Tensor
     positive_definite: bool
     singular: bool = False
@@ -38,6 +44,29 @@ class LinearSystems:
     def __len__(self) -> int:
         return self.rhs.shape[0]
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether every matrix equals its transpose, without conjugation."""
+        return isinstance(self.operator, FaceFluxes)
+
+    @property
+    def fluxes(self) -> FaceFluxes:
+        """The matrices of symmetric systems.
+
+        Raises
+        ------
+        TypeError
+            If the systems are not symmetric.
+        """
+        if not isinstance(self.operator, FaceFluxes):
+            raise TypeError("`systems` must be symmetric, with an operator of fluxes through faces. Got a stencil.")
+        return self.operator
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float64, or complex128 where matrices or right-hand sides are complex."""
+        return functools.reduce(torch.promote_types, (part.dtype for part in self.operator.parts), self.rhs.dtype)
+
     def select(self, indices: "slice | list[int] | Tensor") -> "LinearSystems":
         """Return some of the systems."""
         mean = None if self.removed_mean is None else self.removed_mean[indices]
@@ -45,7 +74,7 @@ class LinearSystems:
 
     def relative_residuals(self, solutions: Tensor) -> Tensor:
         """Return the true ``|b - A u| / |b|`` per system, float64, shape ``(num,)``; ``|A u|`` where ``b`` is zero."""
-        residual = self.rhs - self.operator.apply(solutions.to(self.rhs))
+        residual = self.rhs - self.operator.apply(solutions.to(self.dtype))
         norm = self.rhs.flatten(1).norm(dim=1)
         return residual.flatten(1).norm(dim=1) / torch.where(norm > 0, norm, torch.ones_like(norm))
 
