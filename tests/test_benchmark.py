@@ -96,7 +96,7 @@ def test_verdict_and_break_even():
 
 
 def test_helmholtz_has_no_v_cycle_rows():
-    problem = vc.problems.Helmholtz(vc.Grid((16, 16)))
+    problem = vc.problems.Helmholtz(vc.Grid((16, 16)), resolution_tolerance=None)
     data = vc.generate(problem, num_samples=2, seed=0, progress=False)
     operator = SimpleNamespace(predict=lambda inputs: torch.zeros_like(inputs))
     names = [row.name for row in benchmark(problem, operator, data, repeats=1).rows]

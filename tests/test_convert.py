@@ -136,5 +136,10 @@ def test_formats_are_told_by_their_suffix(tmp_path):
     x = np.zeros((2, 1, 4, 4))
     FORMATS["zarr"].write(Dataset.from_arrays(x, x), tmp_path / "no suffix")
     assert detect_format(tmp_path / "no suffix") == "zarr"
-    with pytest.raises(ValueError, match=r"`path` must end in one of .zarr, .pt. Got 'a/b.h5'"):
+    assert detect_format("a/b.mat") == "fno"
+    with pytest.raises(
+        ValueError, match=r"`path` must end in one of .zarr, .pt, .npz, .mat, .h5, .hdf5. Got 'a/b.csv'"
+    ):
+        detect_format("a/b.csv")
+    with pytest.raises(ValueError, match="`path` may be one of the-well, pdebench by its suffix: say which"):
         detect_format("a/b.h5")

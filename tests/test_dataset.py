@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 import vcycle as vc
 from helpers import assert_close
+from vcycle.boundary import Boundary
 from vcycle.data import Dataset, Window, check
+from vcycle.data.schema import Schema, channel_names
 from vcycle.data.store import Store
+from vcycle.problems.problem import FieldInfo
 
 
 def random_dataset(num=12, *, channels=(2, 1), shape=(4, 6), seed=0, dtype=np.float64, **settings):
@@ -145,6 +148,91 @@ def test_a_window_chooses_fields():
         dataset.windowed(Window(inputs=("v",)))
 
 
+def trajectories(num=5, components=1, times=(0.1, 0.2, 0.4)):
+    x = np.random.default_rng(1).standard_normal((num, components, 4, 6))
+    y = np.random.default_rng(2).standard_normal((num, len(times), components, 4, 6))
+    return Dataset.from_arrays(x, y, grid=vc.Grid((4, 6)), times=times)
+
+
+@pytest.mark.parametrize("components", [1, 2])
+def test_times_become_channels_side_by_side(tmp_path, components):
+    import xarray
+
+    dataset = trajectories(components=components).save(tmp_path / "d.zarr", chunk_size=2)
+    loaded = Dataset.open(tmp_path / "d.zarr")
+    assert loaded.times == (0.1, 0.2, 0.4)
+    assert loaded.fingerprint() == dataset.fingerprint() == trajectories(components=components).fingerprint()
+    assert loaded.field("output").shape == (5, 3, components, 4, 6)
+    assert torch.equal(loaded.outputs, loaded.field("output").reshape(5, 3 * components, 4, 6))
+    assert torch.equal(loaded.outputs[:, components], loaded.field("output")[:, 1, 0])
+    names = ["output[t=0.1]", "output[t=0.2]", "output[t=0.4]"] if components == 1 else None
+    assert channel_names(loaded.output_fields) == (
+        names or [f"output[{c}, t={t}]" for t in (0.1, 0.2, 0.4) for c in range(2)]
+    )
+    assert "at 3 times" in repr(loaded)
+    with xarray.open_zarr(tmp_path / "d.zarr") as shown:
+        assert shown["output_output"].dims[:2] == ("sample", "time")
+        assert shown["time"].to_numpy().tolist() == [0.1, 0.2, 0.4]
+        assert shown["time"].attrs["units"] == "unit of time"
+    assert check(loaded).ok
+
+
+def test_a_window_chooses_times():
+    dataset = trajectories(components=2)
+    y = dataset.field("output")
+    last = dataset.windowed(Window(output_times=(0.4,)))
+    assert torch.equal(last.outputs, y[:, 2])
+    assert last.output_fields[0].times == (0.4,)
+    assert torch.equal(last.subset([3]).read()[1], y[3:, 2][:1])
+    step = dataset.windowed(Window(("output",), ("output",), input_times=(0.1, 0.2), output_times=(0.2, 0.4)))
+    assert torch.equal(step.inputs, y[:, :2].flatten(1, 2))
+    assert torch.equal(step.outputs, y[:, 1:].flatten(1, 2))
+    assert channel_names(step.input_fields)[1] == "output[1, t=0.1]"
+    both = dataset.windowed(Window(("input", "output"), input_times=(0.1,)))
+    assert torch.equal(both.inputs, torch.cat([dataset.inputs, y[:, 0]], dim=1))
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        (
+            Window(output_times=(0.3,)),
+            r"`window.output_times` must be times of 'output', .* Got 0.3; the nearest is 0.2",
+        ),
+        (Window(input_times=(0.1,)), "`window.input_times` must be None where no input has a time axis"),
+        (Window(output_times=(0.4, 0.1)), "`times` must increase"),
+    ],
+)
+def test_a_window_refuses_times(window, message):
+    with pytest.raises(ValueError, match=message):
+        trajectories().windowed(window)
+
+
+def test_fields_of_one_dataset_have_one_time_axis(tmp_path):
+    path = tmp_path / "data.zarr"
+    trajectories().save(path)
+    with pytest.raises(ValueError, match=r"`times` must be the same for all fields of a dataset\. Got 2"):
+        Schema(
+            vc.Grid(4),
+            Boundary.of("dirichlet", 1),
+            (FieldInfo("a", times=(1.0,)),),
+            (FieldInfo("b", times=(1.0, 2.0)),),
+        )
+    describe(path, lambda content: content["attributes"]["outputs"][0].update(times=[0.1, 0.2]))
+    with pytest.raises(vc.DataError, match=r"must have shape \(2, 1, 4, 6\) per sample. Got \(3, 1, 4, 6\)"):
+        Dataset.open(path)
+    (path / "time" / "zarr.json").unlink()
+    with pytest.raises(vc.DataError, match="is damaged"):
+        Dataset.open(path)
+
+
+def test_stores_without_a_time_axis_stay_readable_by_older_versions(tmp_path):
+    random_dataset(3).save(tmp_path / "d.zarr")
+    content = json.loads((tmp_path / "d.zarr" / "zarr.json").read_text())["attributes"]
+    assert content["format"] == 1
+    assert set(content["outputs"][0]) == {"name", "unit", "components", "face"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -166,6 +254,8 @@ def test_a_window_chooses_fields():
         ({"parameters": {"k": ["a", "b"]}}, r"`parameters\['k'\]` must be real numbers: one number per sample"),
         ({"parameters": {"k": np.ones(3)}}, r"`parameters\['k'\]` must have shape \(2\)"),
         ({"boundary": "periodic"}, "`grid.periodic` must be True"),
+        ({"times": (1.0, 2.0)}, r"`outputs` must have shape \(2, 2, any, 4, 4\), that is .* time, channel"),
+        ({"times": (2.0, 1.0), "outputs": np.ones((2, 2, 1, 4, 4))}, "`times` must increase"),
     ],
 )
 def test_from_arrays_refuses(arguments, message):

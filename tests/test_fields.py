@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from helpers import assert_close
-from vcycle.fields import BASES, GaussianField, inclusions, lognormal, trigonometric, trigonometric_shape, two_phase
+from vcycle.fields import (
+    BASES,
+    GaussianField,
+    _axes,
+    inclusions,
+    lognormal,
+    trigonometric,
+    trigonometric_shape,
+    two_phase,
+)
 from vcycle.grid import Grid
 
 CENTRINGS = ("cell", "vertex")
@@ -301,3 +310,28 @@ def test_inclusions_refuse():
         inclusions(grid, generator, inside=-1.0)
     with pytest.raises(ValueError, match="`num` must be at least 1"):
         inclusions(grid, generator, num=0)
+
+
+@pytest.mark.parametrize("shape", [(9,), (16, 12), (6, 8, 5)])
+@pytest.mark.parametrize("basis", ["neumann", "dirichlet", "periodic"])
+def test_a_draw_is_its_coefficients_summed_axis_by_axis_to_the_last_bit(shape, basis):
+    grid = Grid(shape, centring="cell", periodic=basis == "periodic")
+    field = GaussianField(grid, alpha=2.0, tau=3.0, basis=basis)
+    coefficients = field.coefficients(np.random.default_rng(5))
+    summed = coefficients * reduce(np.multiply.outer, [axis.scales for axis in _axes(field)])
+    for number, axis in enumerate(_axes(field)):
+        summed = axis.to_points(summed, number)
+    before = coefficients.copy()
+    assert field.values(coefficients).tobytes() == summed.tobytes()
+    assert np.array_equal(coefficients, before)  # and the caller's array stays what it is
+    assert field.sample(np.random.default_rng(5)).tobytes() == summed.tobytes()
+
+
+DRAWN = (0.3117631603661218, 0.24666253655867554, 0.11632160751619358)
+
+
+def test_draws_stay_what_stored_data_were_made_from():
+    """Values that version 0.1.0 drew; the last digits may differ between processors."""
+    field = GaussianField.natural(Grid((16, 16)), alpha=2.0, tau=3.0)
+    values = field.sample(np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,))))
+    assert_close(values[0, :3], np.array(DRAWN), rtol=1e-12)

@@ -9,7 +9,7 @@ import torch
 from helpers import assert_close
 from test_solvers import make_systems
 from vcycle.solvers import RecycleSpace, gcrodr, gmres, jacobi, solve_sequence
-from vcycle.solvers.gcrodr import harmonic_ritz_space
+from vcycle.solvers.recycle import harmonic_ritz_space
 
 
 def matrix(n=300, seed=0) -> sp.csr_matrix:
@@ -72,6 +72,104 @@ def test_first_cycle_is_gmres():
     A, b = matrix(), right_hand_sides(1)[0]
     cold, _ = gcrodr(A, b, max_steps=40)
     assert_close(cold.solution, gmres(A, b, max_steps=40, restart=40).solution, rtol=1e-10)
+
+
+@pytest.mark.parametrize("complex_entries", [False, True])
+@pytest.mark.parametrize("strategy", ["A", "B"])
+@pytest.mark.parametrize("side", ["left", "right", "flexible"])
+def test_every_variant_solves_a_sequence(side, strategy, complex_entries):
+    scaling = np.random.default_rng(0).permutation(np.geomspace(1, 30, 300))  # so that M^-1 r and r differ much
+    A = sp.csr_matrix(sp.diags(scaling) @ (matrix() + (0.02j if complex_entries else 0.0) * sp.eye(300)))
+    rng, space, steps = np.random.default_rng(3), None, []
+    for b in right_hand_sides(4):
+        A = A + 1e-4 * sp.diags(rng.standard_normal(300))
+        options = {"preconditioner": jacobi(scaling), "side": side, "strategy": strategy}
+        result, space = gcrodr(A, b, space=space, rtol=1e-9, basis_size=16, recycle_size=8, **options)
+        assert result.relative_residual <= 1e-9
+        assert result.relative_residual == pytest.approx(np.linalg.norm(b - A @ result.solution) / np.linalg.norm(b))
+        assert_close(result.solution, np.linalg.solve(A.toarray(), b), rtol=1e-4)
+        steps.append(result.iterations)
+        assert gmres(A, b, preconditioner=options["preconditioner"], side=side, rtol=1e-9).relative_residual <= 1e-9
+    assert max(steps[1:]) < 0.6 * steps[0]
+
+
+@pytest.mark.parametrize("strategy", ["A", "B"])
+def test_left_preconditioning_is_the_preconditioned_system(strategy):
+    A, (b, c), options = matrix(), right_hand_sides(2), {"strategy": strategy, "rtol": 1e-6}
+    M = jacobi(np.random.default_rng(0).uniform(1, 5, 300))
+    space = other = None
+    for rhs in (b, c):
+        left, space = gcrodr(A, rhs, space=space, preconditioner=M, side="left", max_steps=30, **options)
+        plain, other = gcrodr(lambda v: M(A @ v), M(rhs), space=other, max_steps=30, **options)
+        assert_close(left.solution, plain.solution, rtol=1e-8)
+    assert_close(space.vectors, other.vectors, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["A", "B"])
+def test_flexible_gmres_with_a_constant_preconditioner_is_right_gmres(strategy):
+    A, b = matrix(), right_hand_sides(1)[0]
+    M = jacobi(np.random.default_rng(0).uniform(1, 5, 300))
+    pair = [
+        gcrodr(A, b, preconditioner=M, side=side, strategy=strategy, max_steps=40)[0] for side in ("flexible", "right")
+    ]
+    assert_close(pair[0].solution, pair[1].solution, rtol=1e-8)
+
+
+def test_flexible_takes_a_preconditioner_that_changes():
+    A = sp.csr_matrix(np.diag(np.geomspace(1, 1e4, 300)) + 0.1 * matrix().toarray())
+    rng, space = np.random.default_rng(0), None
+
+    def inner(r):
+        return gmres(A, r, preconditioner=jacobi(A.diagonal()), restart=int(rng.integers(2, 6)), max_steps=4).solution
+
+    for b in right_hand_sides(2):
+        result, space = gcrodr(A, b, space=space, preconditioner=inner, side="flexible")
+        assert result.relative_residual <= 1e-8
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_harmonic_residuals_of_the_space_kept(side):
+    # strategy A: images C of U fulfil the invariant of the method, and U holds what the operator shrinks most
+    A, b = matrix(), right_hand_sides(1)[0]
+    M = jacobi(np.random.default_rng(0).uniform(1, 5, 300))
+    _, space = gcrodr(A, b, preconditioner=M, side=side)
+    product = (lambda v: M(A @ v)) if side == "left" else (lambda v: A @ M(v))
+    images = np.stack([product(u) for u in space.vectors.T], axis=1)
+    assert_close(images, space.images, rtol=1e-7)
+    assert_close(space.images.T @ space.images, np.eye(space.size), rtol=1e-10)
+
+
+def test_strategies_differ():
+    A, space = matrix(), {}
+    for strategy in ("A", "B"):
+        _, space[strategy] = gcrodr(A, right_hand_sides(1)[0], strategy=strategy, recycle_size=5, basis_size=12)
+    gap = np.linalg.norm(space["A"].images - space["B"].images @ (space["B"].images.T @ space["A"].images))
+    assert gap > 1e-3
+
+
+@pytest.mark.parametrize("side", ["left", "right", "flexible"])
+def test_same_matrix_spends_nothing_on_refreshing(side):
+    A, (b, c) = matrix(), right_hand_sides(2)
+    options = {"preconditioner": jacobi(A.diagonal()), "side": side}
+    _, space = gcrodr(A, b, **options)
+    refreshed, _ = gcrodr(A, c, space=space, **options)
+    kept, _ = gcrodr(A, c, space=space, same_matrix=True, **options)
+    assert refreshed.products - kept.products == space.size
+    assert kept.iterations == refreshed.iterations
+    assert_close(kept.solution, refreshed.solution, rtol=1e-6)
+    with pytest.raises(ValueError, match="`same_matrix` must be False for a space without images"):
+        gcrodr(A, c, space=RecycleSpace(space.vectors), same_matrix=True)
+
+
+@pytest.mark.parametrize("solve", [gcrodr, gmres])
+def test_a_good_start_saves_steps(solve):
+    A, b = matrix(), right_hand_sides(1)[0]
+    exact = np.linalg.solve(A.toarray(), b)
+    near = exact + 1e-7 * np.linalg.norm(exact) * right_hand_sides(1)[0]
+    results = [solve(A, b, start=start) for start in (None, near, exact)]
+    results = [result[0] if isinstance(result, tuple) else result for result in results]
+    assert results[0].iterations > results[1].iterations > results[2].iterations == 0
+    assert all(result.relative_residual <= 1e-8 for result in results)
 
 
 def test_second_identical_system_needs_no_more_steps():
@@ -144,6 +242,9 @@ def test_a_space_of_dependent_vectors_is_reduced():
         ({"space": RecycleSpace(np.ones((5, 1)))}, "`space` must have 300 rows, one per unknown. Got 5."),
         ({"space": RecycleSpace(np.ones((300, 40)))}, "`space` must have fewer vectors than `basis_size`, 40. Got 40."),
         ({"rtol": 0.0}, "`rtol` must be positive"),
+        ({"side": "both"}, "`side` must be one of 'right', 'left', 'flexible'. Got 'both'."),
+        ({"strategy": "C"}, "`strategy` must be one of 'A', 'B'. Got 'C'."),
+        ({"start": np.ones(3)}, r"`start` must have shape \(300,\), as `b`. Got \(3,\)."),
         ({"max_steps": 0}, "`max_steps` must be at least 1"),
     ],
 )

@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +13,7 @@ from helpers import assert_close
 from vcycle.boundary import Boundary
 from vcycle.errors import SolveError
 from vcycle.grid import Grid
-from vcycle.multigrid import classical
-from vcycle.multigrid.fluxes import FaceFluxes, laplacian
+from vcycle.multigrid.fluxes import laplacian
 from vcycle.solvers import (
     METHODS,
     LinearSystems,
@@ -26,7 +23,6 @@ from vcycle.solvers import (
     direct,
     gmres,
     jacobi,
-    multigrid,
     sequence,
     solve_sequence,
 )
@@ -40,7 +36,7 @@ KINDS = {
     "mixed": [("dirichlet", "neumann"), "periodic", ("neumann", "dirichlet")],
 }
 SHAPES = [(16, 8), (8, 4, 8)]
-METHODS_2D_3D = [m for m in METHODS if m != "auto"]
+METHODS_2D_3D = [m for m in METHODS if m not in ("auto", "pardiso")]  # MKL is an extra, tested where it is
 
 
 def make_systems(shape, kinds="dirichlet", *, contrast=10.0, num=2, reaction=None, seed=0) -> LinearSystems:
@@ -191,7 +187,7 @@ def test_auto_falls_back_to_direct_where_multigrid_fails():
 
 @pytest.mark.parametrize(
     ("shape", "by_multigrid"),
-    [((64,), False), ((16, 16), True), ((15, 16), False), ((66, 66), False), ((8, 8, 8), True)],
+    [((64,), False), ((16, 16), True), ((15, 16), True), ((66, 66), True), ((8, 8, 8), True)],
 )
 def test_auto_takes_multigrid_where_the_grid_coarsens(shape, by_multigrid):
     result = solve_sequence(make_systems(shape)).raise_if_failed()
@@ -212,7 +208,7 @@ def test_right_hand_side_outside_the_range_raises():
         ({"order": "sorted"}, ValueError, r"`order` must be one of 'given', 'nearest', 'auto'\. Got 'sorted'\."),
         ({"workers": 0}, ValueError, r"`workers` must be at least 1\. Got 0\."),
         ({"max_steps": 0}, ValueError, r"`max_steps` must be at least 1\. Got 0\."),
-        ({"recycle": RecycleSpace(np.ones((64, 1)))}, ValueError, "`recycle` must be None unless `method` is 'gcrodr'"),
+        ({"recycle": RecycleSpace(np.ones((64, 1)))}, ValueError, "`recycle` must be None unless `method` is rec"),
         ({"order": "nearest", "features": torch.ones(3, 1)}, ValueError, r"`features` must have shape \(2, p\)"),
     ],
 )
@@ -336,7 +332,7 @@ def test_factors_of_another_family_are_refused():
     for other in (make_systems((8, 4)), make_systems((8, 8), "mixed"), make_systems((8, 8), reaction=-0.5)):
         with pytest.raises(ValueError, match="`factors` must come from systems with the same grid, boundary and def"):
             solve_sequence(other, method="direct", factors=factors)
-    with pytest.raises(ValueError, match="`method` must be one of 'direct', 'auto'"):
+    with pytest.raises(ValueError, match="`method` must be one of 'direct', 'pardiso', 'auto'"):
         solve_sequence(make_systems((8, 8)), method="cg", factors=factors)
 
 
@@ -345,7 +341,7 @@ def test_order_is_nearest_only_where_something_is_carried():
     for method in METHODS_2D_3D:
         order = solve_sequence(systems, method=method).order.tolist()
         assert sorted(order) == list(range(12))
-        assert (order == list(range(12))) == (method != "gcrodr")
+        assert (order == list(range(12))) == (method not in ("gcrodr", "recycling-cg"))
 
 
 # --- multigrid
@@ -374,94 +370,6 @@ def test_coarsened_fluxes_keep_resistance_in_series_and_conductance_in_parallel(
 def test_coarsened_raises_where_the_grid_ends():
     with pytest.raises(ValueError, match="even number of intervals"):
         make_systems((6, 9)).operator.coarsened()
-
-
-def hierarchy(workspace, row: int) -> list[np.ndarray]:
-    """One array of all levels, as the kernels hold it; faces with their high end."""
-    fields = [
-        workspace.kernels.field(workspace.work, workspace.table, row, level) for level in range(len(workspace.table))
-    ]
-    return [field[(slice(1, None),) * field.ndim] for field in fields]
-
-
-@pytest.mark.parametrize("kinds", KINDS)
-@pytest.mark.parametrize("shape", [(8, 16), (8, 4, 16)], ids=["2d", "3d"])
-def test_kernel_levels_are_the_coarsened_fluxes(shape, kinds):
-    systems = make_systems(shape, kinds, contrast=1e3, reaction=0.3)
-    workspace = multigrid._Workspace(systems)
-    workspace._build(1)
-    operator: FaceFluxes = systems.operator.select([1])
-    scale = 1.0 / max(face.max() for face in operator.faces)
-    for level in range(len(workspace.table)):
-        for axis, face in enumerate(operator.faces):
-            held = hierarchy(workspace, workspace.kernels.TX + axis)[level]
-            inside = tuple(slice(0, n + (i == axis)) for i, n in enumerate(operator.grid.shape))
-            assert_close(torch.tensor(held[inside]), scale * face[0], rtol=1e-6)
-        inside = tuple(slice(0, n) for n in operator.grid.shape)
-        assert_close(
-            torch.tensor(1 / hierarchy(workspace, workspace.kernels.D)[level][inside]),
-            scale * operator.diagonal()[0],
-            rtol=1e-6,
-        )
-        if operator.grid.can_coarsen:
-            operator = operator.coarsened()
-    assert_close(
-        torch.from_numpy(workspace.inverse.astype(float)) @ (scale * torch.from_numpy(operator.to_csr().toarray())),
-        torch.eye(operator.grid.num_points).double(),
-        rtol=1e-4,
-    )
-
-
-def preconditioner_matrix(systems: LinearSystems) -> np.ndarray:
-    """``B`` column by column, through the compiled cycle."""
-    workspace = multigrid._Workspace(systems)
-    workspace._build(0)
-    kernels, table = workspace.kernels, workspace.table
-    inside = (slice(1, -1),) * systems.operator.grid.num_axes
-    f, u = (kernels.field(workspace.work, table, row, 0)[inside] for row in (kernels.F, kernels.U))
-    columns = []
-    for unit in np.eye(systems.operator.grid.num_points):
-        f[...] = unit.reshape(f.shape)
-        kernels.vcycle(
-            workspace.work, table, workspace.inverse, workspace.signs, workspace.wrap, np.empty(64, np.float32)
-        )
-        columns.append(u.astype(float).ravel())
-    scale = 1.0 / max(float(face[0].max()) for face in systems.operator.faces)
-    return scale * np.stack(columns, axis=1)
-
-
-@pytest.mark.parametrize(
-    ("shape", "kinds"), [*(((16, 8), kinds) for kinds in KINDS), *(((8, 16, 4), kinds) for kinds in KINDS)], ids=str
-)
-def test_compiled_cycle_is_the_plain_one(shape, kinds):
-    systems = make_systems(shape, kinds, contrast=100.0)
-    operator = systems.operator.select([0])
-    units = torch.eye(operator.grid.num_points, dtype=torch.float64).reshape(-1, *shape)
-    plain = classical.v_cycle(classical.hierarchy(operator), units).flatten(1).T
-    assert_close(preconditioner_matrix(systems), plain, rtol=3e-6)
-
-
-@pytest.mark.parametrize("kinds", KINDS)
-@pytest.mark.parametrize("shape", [(16, 16), (8, 8, 8)], ids=["2d", "3d"])
-def test_cycle_is_symmetric_positive_and_contracts(shape, kinds):
-    systems = make_systems(shape, kinds, contrast=1.0 + 1e-15)
-    B = preconditioner_matrix(systems)
-    assert_close(B, B.T, rtol=1e-5)
-    spectrum = np.sort(np.linalg.eigvals(B @ systems.operator.to_csr().toarray()).real)
-    spectrum = spectrum[1:] if systems.singular else spectrum
-    assert spectrum[0] >= 0.85
-    assert spectrum[-1] <= 1.0 + 1e-3
-
-
-@pytest.mark.parametrize("shape", [(16, 16), (8, 8, 8)], ids=["2d", "3d"])
-def test_steps_are_those_of_textbook_conjugate_gradients(shape):
-    systems = make_systems(shape, "mixed", contrast=1e5, num=1)
-    B = preconditioner_matrix(systems)
-    A, b = systems.to_csr(0)
-    expected = cg(A, b, preconditioner=lambda r: B @ r).iterations
-    result = solve_sequence(systems, method="multigrid").raise_if_failed()
-    assert abs(int(result.iterations[0]) - expected) <= 1
-    assert expected >= 12  # many enough that steepest descent would need more
 
 
 def test_steps_do_not_grow_with_the_grid():
@@ -497,23 +405,6 @@ def test_a_bad_system_leaves_its_neighbours_alone():
     assert result.failed == [1]
     assert result.statuses[1] in (Status.STAGNATED, Status.BREAKDOWN)
     assert_close(result.solutions[::2], solve_sequence(systems, method="multigrid").solutions[::2])
-
-
-@pytest.mark.slow
-def test_kernels_load_from_cache_in_another_process():
-    code = (
-        "import time; start = time.process_time(); from vcycle.solvers import _kernels, _kernels3, _vectors; "
-        "print(time.process_time() - start); "
-        "kernels = [k for m in (_kernels, _kernels3, _vectors) for k in vars(m).values() if hasattr(k, 'stats')]; "
-        "print(sum(k.stats.cache_hits.total() for k in kernels), sum(k.stats.cache_misses.total() for k in kernels))"
-    )
-    from vcycle.solvers import _kernels, _kernels3  # noqa: F401 - fills the cache
-
-    run = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
-    seconds, hits, misses = run.stdout.split()
-    assert float(seconds) < 4.0
-    assert int(hits) > 30
-    assert int(misses) == 0
 
 
 # --- Krylov functions

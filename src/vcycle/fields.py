@@ -186,8 +186,7 @@ class GaussianField:
     @classmethod
     def natural(cls, grid: Grid, *, alpha: float, tau: float, mean_mode: bool = False) -> "GaussianField":
         """Return the field that is periodic where the grid is and has zero slope at the other faces."""
-        bases: tuple[Basis, ...] = tuple("periodic" if p else "neumann" for p in grid.periodic)
-        return cls(grid, alpha=alpha, tau=tau, basis=bases, mean_mode=mean_mode)
+        return _natural(grid, alpha, tau, mean_mode=mean_mode)
 
     @property
     def eigenvalues(self) -> np.ndarray:
@@ -205,7 +204,9 @@ class GaussianField:
     def coefficients(self, generator: np.random.Generator) -> np.ndarray:
         """Draw the coefficients of the orthonormal eigenfunctions, shaped like :attr:`eigenvalues`."""
         deviations, _, positions = _tables(self)
-        return generator.standard_normal(max(positions.shape) ** positions.ndim).take(positions) * deviations
+        drawn = generator.standard_normal(max(positions.shape) ** positions.ndim).take(positions)
+        drawn *= deviations
+        return drawn
 
     def values(self, coefficients: np.ndarray) -> np.ndarray:
         """Sum the modes at the points of the grid, float64, of the grid's shape.
@@ -217,10 +218,16 @@ class GaussianField:
         """
         scales = _tables(self)[1]
         _check.shape("coefficients", coefficients.shape, scales.shape, "one per mode")
-        values = coefficients * scales
-        for number, axis in enumerate(_axes(self)):
-            values = axis.to_points(values, number)
-        return values
+        return self._summed(coefficients * scales)
+
+    def _summed(self, scaled: np.ndarray) -> np.ndarray:
+        """Sum the modes of coefficients that are scaled for the fast transforms; the array may be overwritten."""
+        axes = _axes(self)
+        if all(axis.basis == "neumann" and axis.cells for axis in axes):  # one call for all axes, to the same bits
+            return scipy.fft.dctn(scaled, type=3, overwrite_x=True)
+        for number, axis in enumerate(axes):
+            scaled = axis.to_points(scaled, number)
+        return scaled
 
     def trace(self, coefficients: np.ndarray, face: str) -> np.ndarray:
         """Sum the modes on a face of the box such as ``"x_low"``; the face's own axis is dropped from the shape.
@@ -242,7 +249,16 @@ class GaussianField:
 
     def sample(self, generator: np.random.Generator) -> np.ndarray:
         """Draw one field, float64, of the grid's shape."""
-        return self.values(self.coefficients(generator))
+        drawn = self.coefficients(generator)
+        drawn *= _tables(self)[1]
+        return self._summed(drawn)
+
+
+@functools.lru_cache(maxsize=64, typed=True)
+def _natural(grid: Grid, alpha: float, tau: float, *, mean_mode: bool) -> GaussianField:
+    """Return :meth:`GaussianField.natural`, checked once: coefficient families ask for it with every draw."""
+    bases: tuple[Basis, ...] = tuple("periodic" if p else "neumann" for p in grid.periodic)
+    return GaussianField(grid, alpha=alpha, tau=tau, basis=bases, mean_mode=mean_mode)
 
 
 @functools.lru_cache(maxsize=64)

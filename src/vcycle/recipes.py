@@ -172,14 +172,14 @@ def fit_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_problem(name: str, shape: tuple[int, ...], arguments: Mapping[str, Any]) -> "Problem":
-    """Build a problem family on a cell grid of the unit box.
+    """Build a problem family on its usual grid: cells of the unit box where it says nothing else.
 
     Parameters
     ----------
     name
         A key of ``PROBLEMS``.
     shape
-        Cells per axis.
+        Points per axis.
     arguments
         Further arguments of the problem; ``extent``, ``centring`` and ``periodic`` go to the grid.
 
@@ -194,7 +194,8 @@ def build_problem(name: str, shape: tuple[int, ...], arguments: Mapping[str, Any
     _check_problem(name, arguments)
     of_grid = {key: _tuples(value) for key, value in arguments.items() if key in GRID_KEYS}
     of_problem = {key: _tuples(value) for key, value in arguments.items() if key not in GRID_KEYS}
-    return PROBLEMS[name](Grid(tuple(shape), **of_grid), **of_problem)
+    family = PROBLEMS[name]
+    return family(Grid(tuple(shape), **{**family.usual_grid, **of_grid}), **of_problem)
 
 
 def build_model(name: str, data: "Dataset", arguments: Mapping[str, Any], *, seed: int = 0) -> "nn.Module":

@@ -34,17 +34,18 @@ def demo(*, full: bool = False, out: str = "vcycle-demo", seed: int = 0, say: Sa
     return Outcome(f"Report: {result['report']}", result)
 
 
-def generate(
-    problem: Literal["darcy", "poisson", "helmholtz"],
+def generate(  # noqa: PLR0913 - one argument is one option of the command
+    problem: str,
     *,
     out: str,
     num_samples: int = 1000,
     shape: str = "32x32",
     seed: int = 0,
-    rtol: float = 1e-8,
+    rtol: float | None = None,
     method: str = "auto",
     order: str = "auto",
-    workers: int = 1,
+    workers: int | None = None,
+    scheduler: str | None = None,
     chunk_size: int | None = None,
     output_dtype: Literal["float64", "float32"] = "float64",
     problem_args: list[str],
@@ -54,7 +55,7 @@ def generate(
     Parameters
     ----------
     problem
-        The PDE family.
+        The PDE family, such as darcy; a wrong name gets all of them listed.
     out
         The store to write.
     num_samples
@@ -64,13 +65,16 @@ def generate(
     seed
         Sample i depends on the seed and i only.
     rtol
-        Largest true relative residual of a stored solution.
+        Largest true relative residual of a stored solution, 1e-8 if nothing is said; for evolutions the largest change
+        when time steps are halved.
     method
         Solver: auto, direct, multigrid, cg, gmres or gcrodr.
     order
         Order of all samples, before they are cut into chunks: given, nearest (similar ones side by side) or auto.
     workers
-        Chunks solved at the same time.
+        Chunks solved at the same time, on threads of this process; 1 if nothing is said.
+    scheduler
+        Address of a Dask scheduler, such as tcp://10.0.0.1:8786, or its .json file: its workers make the chunks.
     chunk_size
         Samples per chunk.
     output_dtype
@@ -89,13 +93,19 @@ def generate(
         rtol=rtol,
         method=method,
         order=order,
-        workers=workers,
+        workers=1 if workers is None and scheduler is None else workers,
+        scheduler=scheduler,
         output_dtype=output_dtype,
         chunk_size=chunk_size,
     )
-    worst = float(max(dataset.solver["residual"]))
-    text = f"{len(dataset)} samples of {problem} on {shape} cells in {out}; largest true relative residual {worst:.1e}"
-    return Outcome(text, {"path": out, "num_samples": len(dataset), "largest_residual": worst})
+    told = {"residual": "true relative residual", "step_error": "change when time steps were halved"}
+    worst = {key: float(dataset.solver[key].max()) for key in told if key in dataset.solver}
+    found = "".join(f"; largest {told[key]} {value:.1e}" for key, value in worst.items())
+    points = "cells" if dataset.grid.centring == "cell" else "points"
+    return Outcome(
+        f"{len(dataset)} samples of {problem} on {shape} {points} in {out}{found}",
+        {"path": out, "num_samples": len(dataset)} | {f"largest_{key}": value for key, value in worst.items()},
+    )
 
 
 def check(data: str, *, others: list[str]) -> Outcome:
@@ -114,8 +124,15 @@ def check(data: str, *, others: list[str]) -> Outcome:
     return Outcome(str(report), {"path": data, "ok": report.ok, **report.to_dict()}, status=0 if report.ok else 1)
 
 
-def convert(source: str, *, out: str) -> Outcome:
-    """Turn a data set of one format into another; the suffixes .zarr and .pt say which.
+def convert(
+    source: str,
+    *,
+    out: str,
+    format: str | None = None,  # noqa: A002 - the word of the command line
+    source_format: str | None = None,
+    source_args: list[str],
+) -> Outcome:
+    """Turn a data set of one format into another: zarr, neuraloperator, npz, fno, the-well or pdebench.
 
     Parameters
     ----------
@@ -123,16 +140,29 @@ def convert(source: str, *, out: str) -> Outcome:
         The data set to read.
     out
         The data set to write.
+    format
+        Of what is written, where the suffix of out does not tell.
+    source_format
+        Of what is read, where neither the suffix nor the file tells.
+    source_args
+        What the file does not say, such as boundary=periodic extent=6.2831853; docs/data_format.md lists it by format.
     """
-    from vcycle.data import FORMATS, detect_format
+    from vcycle.data import FORMATS, detect_format, read_file
 
-    wanted = FORMATS[detect_format(out, name="out")]
+    name = detect_format(out, name="out") if format is None else _check.choice("format", format, FORMATS)
     if Path(out).exists():
         raise DataError(f"{out} exists. Give another path, or remove it.")
-    dataset = open_data(source, name="source")
-    wanted.write(dataset, out)
+    if source_format is not None:
+        _check.choice("source_format", source_format, FORMATS)
+    further = read_pairs("source_args", source_args)
+    if source_format is None and not further:
+        dataset = open_data(source, name="source")
+    else:
+        dataset = read_file(source, source_format, name="source", **further)
+    FORMATS[name].write(dataset, out)
     return Outcome(
-        f"{len(dataset)} samples of {source} in {out} ({wanted.about})", {"path": out, "num_samples": len(dataset)}
+        f"{len(dataset)} samples of {source} in {out} ({FORMATS[name].about})",
+        {"path": out, "format": name, "num_samples": len(dataset)},
     )
 
 

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +15,15 @@ from torch import Tensor
 from vcycle import _check
 from vcycle.boundary import Boundary
 from vcycle.data.arrays import own_arrays
-from vcycle.data.schema import SOLVER_ARRAYS, ArraySpec, Schema
+from vcycle.data.schema import ArraySpec, Schema, solver_key
 from vcycle.data.store import Store
+from vcycle.data.window import Window, channels
 from vcycle.errors import DataError
 from vcycle.grid import Grid
 from vcycle.problems import PROBLEMS, from_config
-from vcycle.problems.problem import FieldInfo, Problem, expand_face
+from vcycle.problems.problem import FieldInfo, Problem
 
 ROWS_AT_A_TIME = 256
-
-
-@dataclass(frozen=True)
-class Window:
-    """Which fields are the inputs and which the outputs of a model.
-
-    Parameters
-    ----------
-    inputs, outputs
-        Names of fields, in the order of the stacked views; ``None`` takes all input or all output fields. Any field
-        may stand on either side: an inverse problem takes ``inputs=("solution",), outputs=("coefficient",)``.
-    """
-
-    inputs: tuple[str, ...] | None = None
-    outputs: tuple[str, ...] | None = None
 
 
 class Dataset:
@@ -113,6 +98,7 @@ class Dataset:
         input_names: Sequence[str] | None = None,
         output_names: Sequence[str] | None = None,
         parameters: "Mapping[str, np.ndarray | Tensor] | None" = None,
+        times: Sequence[float] | None = None,
     ) -> "Dataset":
         """Build a dataset from arrays of your own.
 
@@ -130,6 +116,8 @@ class Dataset:
             One name per channel; default one field, ``"input"`` or ``"output"``, of all channels.
         parameters
             Named scalars, ``(sample,)`` each; names are words of letters, digits and _.
+        times
+            Where the outputs have a time axis, ``(sample, time, channel, *space)``: its times, increasing.
 
         Raises
         ------
@@ -145,6 +133,7 @@ class Dataset:
             boundary=boundary,
             names={"input": input_names, "output": output_names},
             parameters={} if parameters is None else parameters,
+            times=times,
         )
         return cls(schema, arrays, specs=specs)
 
@@ -229,16 +218,14 @@ class Dataset:
         return tuple(self.subset(np.sort(part)) for part in chosen)
 
     def windowed(self, window: Window) -> "Dataset":
-        """Return the dataset with other fields as inputs and outputs.
+        """Return the dataset with other fields, or other times of them, as inputs and outputs.
 
         Raises
         ------
         ValueError
-            If a name is none of the fields'.
+            If a name is none of the fields', or a time none of those stored.
         """
-        known = [info.name for info in (*self.schema.inputs, *self.schema.outputs)]
-        for name in (*(window.inputs or ()), *(window.outputs or ())):
-            _check.choice("window", name, known)
+        window.fields(self.schema)
         return self._with(window=window)
 
     def _with(self, *, rows: np.ndarray | None = None, window: Window | None = None) -> "Dataset":
@@ -279,6 +266,8 @@ class Dataset:
     def field(self, name: str, rows: "slice | np.ndarray | None" = None) -> Tensor:
         """Return one field, float64, ``(sample, component, *space)``; a field on a face without the face's axis.
 
+        A field with a time axis is ``(sample, time, component, *space)``.
+
         Raises
         ------
         ValueError
@@ -307,11 +296,12 @@ class Dataset:
 
     @functools.cached_property
     def outputs(self) -> Tensor:
-        """Output fields ``(sample, channel, *space)``, float64."""
+        """Output fields ``(sample, channel, *space)``, float64; the times of a field are channels side by side."""
         return self._stacked(self.output_fields)
 
     def _stacked(self, fields: Sequence[FieldInfo], rows: "slice | np.ndarray | None" = None) -> Tensor:
-        return torch.cat([expand_face(info, self.grid, self.field(info.name, rows)) for info in fields], dim=1)
+        parts = [channels(info, self._find(info.name)[1], self.grid, self.field(info.name, rows)) for info in fields]
+        return torch.cat(parts, dim=1)
 
     def _find(self, name: str) -> tuple[str, FieldInfo]:
         known = {info.name: ("input", info) for info in self.schema.inputs} | {
@@ -322,19 +312,22 @@ class Dataset:
     @property
     def input_fields(self) -> tuple[FieldInfo, ...]:
         """The fields that :attr:`inputs` stacks."""
-        chosen = self.window.inputs
-        return self.schema.inputs if chosen is None else tuple(self._find(name)[1] for name in chosen)
+        return self.window.fields(self.schema)[0]
 
     @property
     def output_fields(self) -> tuple[FieldInfo, ...]:
         """The fields that :attr:`outputs` stacks."""
-        chosen = self.window.outputs
-        return self.schema.outputs if chosen is None else tuple(self._find(name)[1] for name in chosen)
+        return self.window.fields(self.schema)[1]
 
     @property
     def grid(self) -> Grid:
         """Where the values live."""
         return self.schema.grid
+
+    @property
+    def times(self) -> tuple[float, ...] | None:
+        """Times of the fields that have a time axis, in the unit of time; ``None`` where none has."""
+        return self.schema.times
 
     @property
     def boundary(self) -> Boundary:
@@ -384,13 +377,14 @@ class Dataset:
     def solver(self) -> dict[str, Tensor]:
         """What the solver said, per sample ``(sample,)``; empty where the data were not solved here.
 
-        ``residual`` (true, relative, of the float64 solution), ``iterations``, ``seconds`` of the solve and
-        ``sampling_seconds`` of drawing and discretising, both CPU time, and for outputs stored in float32
-        ``stored_residual``, that of what is stored; ``removed_mean``, what was subtracted from the source to make a
-        singular problem solvable, in the source's unit.
+        ``seconds`` of the solve and ``sampling_seconds`` of drawing and discretising, both CPU time; what the problem
+        says of its :attr:`~vcycle.problems.problem.Problem.quality`: for linear ones ``residual`` (true, relative, of
+        the float64 solution), ``iterations`` and, where a mean was subtracted from the source to make a singular
+        problem solvable, ``removed_mean``; for outputs stored in float32 ``stored_residual``, that of what is stored;
+        where draws can be rejected, how many were, ``rejected``.
         """
-        there = {key: spec.name for key, spec in SOLVER_ARRAYS.items() if spec.name in self._arrays}
-        return {key: torch.from_numpy(self.array(name)) for key, name in there.items()}
+        keys = {spec.name: solver_key(spec.name) for spec in self.specs}
+        return {key: torch.from_numpy(self.array(name)) for name, key in keys.items() if key is not None}
 
     def fingerprint(self) -> str:
         """Return a hash, 32 hexadecimal digits, of grid, boundary, and all fields in order; not of timings.
@@ -429,6 +423,7 @@ def _described(fields: Sequence[FieldInfo]) -> str:
         info.name
         + (f" x {info.components}" if info.components > 1 else "")
         + (f" [{info.unit}]" if info.unit != "1" else "")
+        + (f" at {len(info.times)} times" if info.times else "")
         for info in fields
     )
 

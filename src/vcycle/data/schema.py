@@ -11,7 +11,10 @@ import numpy as np
 from vcycle import __version__, _check
 from vcycle.boundary import Boundary
 from vcycle.grid import Grid
-from vcycle.problems.problem import FieldInfo, Problem
+from vcycle.problems.problem import ITERATIONS as ITERATIONS_INFO
+from vcycle.problems.problem import REMOVED_MEAN as REMOVED_MEAN_INFO
+from vcycle.problems.problem import RESIDUAL as RESIDUAL_INFO
+from vcycle.problems.problem import FieldInfo, Problem, QualityInfo
 
 FORMAT = 1
 """Version of the layout on disk; raised when older readers would misread it."""
@@ -59,29 +62,39 @@ class ArraySpec:
         return self.name.startswith("timing_")
 
 
+def quality_spec(info: QualityInfo) -> ArraySpec:
+    """Return the array that holds one number of :attr:`Problem.quality`."""
+    return ArraySpec(f"solver_{info.name}", dtype=info.dtype, unit=info.unit, about=info.about)
+
+
 SAMPLE_ID = ArraySpec(
     "sample_id", dtype="int64", about="number of the sample: it draws from SeedSequence(seed, spawn_key=(sample_id,))"
 )
-RESIDUAL = ArraySpec("solver_residual", about="true relative residual |b - A u| / |b| of the float64 solution")
-STORED_RESIDUAL = ArraySpec("stored_residual", about="true relative residual of the outputs as stored, rounded")
-REMOVED_MEAN = ArraySpec(
-    "solver_removed_mean", about="mean subtracted from source and boundary fluxes, where no face fixes the solution"
+RESIDUAL, ITERATIONS, REMOVED_MEAN = map(quality_spec, (RESIDUAL_INFO, ITERATIONS_INFO, REMOVED_MEAN_INFO))
+REJECTED = ArraySpec(
+    "solver_rejected",
+    dtype="int64",
+    about="draws rejected before this one: it draws from SeedSequence(seed, spawn_key=(sample_id, solver_rejected))",
 )
-ITERATIONS = ArraySpec("solver_iterations", dtype="int64", about="steps of the iterative solver; 0 for a direct one")
+STORED_RESIDUAL = ArraySpec("stored_residual", about="true relative residual of the outputs as stored, rounded")
 TIMING_SOLVE = ArraySpec("timing_solve", unit="s", about="CPU time of the solve")
 TIMING_SAMPLE = ArraySpec(
     "timing_sample", unit="s", about="CPU time of drawing and discretising, divided evenly in a chunk"
 )
-
-SOLVER_ARRAYS = {
-    "residual": RESIDUAL,
-    "iterations": ITERATIONS,
-    "seconds": TIMING_SOLVE,
-    "stored_residual": STORED_RESIDUAL,
-    "removed_mean": REMOVED_MEAN,
-    "sampling_seconds": TIMING_SAMPLE,
+OF_THE_SOLVER = {
+    TIMING_SOLVE.name: "seconds",
+    TIMING_SAMPLE.name: "sampling_seconds",
+    STORED_RESIDUAL.name: STORED_RESIDUAL.name,
 }
-"""Key in ``Dataset.solver`` -> array on disk."""
+"""Array on disk -> key in ``Dataset.solver``; ``solver_<name>`` has the key ``<name>``."""
+
+TIME = "time"
+"""Dimension and coordinate of the fields that have a time axis."""
+
+
+def solver_key(name: str) -> str | None:
+    """Return the key in ``Dataset.solver`` of an array on disk; ``None`` if it says nothing of the solver."""
+    return name.removeprefix("solver_") if name.startswith("solver_") else OF_THE_SOLVER.get(name)
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,22 @@ class Schema:
     call: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        axes = {info.times for info in (*self.inputs, *self.outputs) if info.times is not None}
+        if len(axes) > 1:
+            raise ValueError(f"`times` must be the same for all fields of a dataset. Got {len(axes)} different ones.")
+
+    @property
+    def times(self) -> tuple[float, ...] | None:
+        """Times of the fields that have a time axis, in the unit of time; ``None`` where none has."""
+        return next((info.times for info in (*self.inputs, *self.outputs) if info.times is not None), None)
+
+    @property
+    def coordinates(self) -> dict[str, np.ndarray]:
+        """Coordinates of the grid's axes and, where there is one, of the time axis, by dimension."""
+        space = dict(zip(self.grid.axis_names, self.grid.coordinates(), strict=True))
+        return space if self.times is None else {TIME: np.array(self.times), **space}
+
     @classmethod
     def of(cls, problem: Problem, *, seed: int, call: Mapping[str, Any]) -> "Schema":
         """Return the schema of data drawn from a problem."""
@@ -131,8 +160,8 @@ class Schema:
             "problem": self.problem,
             "grid": self.grid.to_dict(),
             "boundary": self.boundary.to_list(),
-            "inputs": [asdict(info) for info in self.inputs],
-            "outputs": [asdict(info) for info in self.outputs],
+            "inputs": [_described(info) for info in self.inputs],
+            "outputs": [_described(info) for info in self.outputs],
             "parameters": list(self.parameters),
             "seed": self.seed,
             "call": self.call,
@@ -185,26 +214,37 @@ class Schema:
         for spec in specs:
             _check.choice(f"{spec.name} data_type", spec.dtype, ARRAY_DTYPES)
         needed = (*self.field_specs(dtypes={name: spec.dtype for name, spec in given.items()}), SAMPLE_ID)
-        known = (*needed, *(spec for spec in SOLVER_ARRAYS.values() if spec.name in given))
-        for wanted in known:
+        for wanted in needed:
             got = given[wanted.name]
             if (got.shape, got.dtype, got.dimensions) != (wanted.shape, wanted.dtype, wanted.dimensions):
                 raise ValueError(f"`{wanted.name}` must have shape {wanted.shape} per sample. Got {got.shape}.")
+        for spec in specs:
+            if solver_key(spec.name) is not None and spec.shape != ():
+                raise ValueError(f"`{spec.name}` must have shape () per sample. Got {spec.shape}.")
 
     def field_specs(self, *, dtypes: Mapping[str, str]) -> tuple[ArraySpec, ...]:
         """Return the arrays of all fields and parameters; ``dtypes`` gives stored types by the arrays' names."""
         pairs = [("input", info) for info in self.inputs] + [("output", info) for info in self.outputs]
         specs = []
         for role, info in pairs:
-            shape = (info.components, *info.space_shape(self.grid))
+            time = () if info.times is None else (TIME,)
             space = tuple(name for name in self.grid.axis_names if info.face is None or name != info.face[0])
             # one dimension name has one size in the whole store, or xarray refuses it
             component = "component" if info.components == 1 else f"component_{info.components}"
             name = f"{role}_{info.name}"
             about = f"{role} field" if info.face is None else f"{role} field on the face {info.face}"
-            specs.append(ArraySpec(name, shape, dtypes[name], (component, *space), info.unit, about))
+            shape = info.sample_shape(self.grid)
+            specs.append(ArraySpec(name, shape, dtypes[name], (*time, component, *space), info.unit, about))
         scalars = [f"parameter_{name}" for name in self.parameters]
         return (*specs, *(ArraySpec(name, dtype=dtypes[name], about="scalar parameter") for name in scalars))
+
+
+def _described(info: FieldInfo) -> dict[str, Any]:
+    """Return the JSON-ready description of a field; without a time axis, as readers from before there was one know."""
+    content = asdict(info)
+    if info.times is None:
+        del content["times"]
+    return content
 
 
 def _fields(key: str, content: Sequence[Mapping[str, Any]], grid: Grid) -> tuple[FieldInfo, ...]:
@@ -251,9 +291,19 @@ def _short(value: Any) -> str:
 
 
 def channel_names(fields: Sequence[FieldInfo]) -> list[str]:
-    """Return one name per channel of a stacked view: the field's, numbered where it has several components."""
+    """Return one name per channel of a stacked view: ``"solution"``, ``"velocity[1]"``, ``"solution[t=0.5]"``.
+
+    Fields with a time axis have one channel per time and component, all components of a time side by side.
+    """
     return [
-        info.name if info.components == 1 else f"{info.name}[{component}]"
+        info.name + _which(None if info.components == 1 else component, time)
         for info in fields
+        for time in info.times or (None,)
         for component in range(info.components)
     ]
+
+
+def _which(component: int | None, time: float | None) -> str:
+    parts = [] if component is None else [str(component)]
+    parts += [] if time is None else [f"t={time:.6g}"]
+    return f"[{', '.join(parts)}]" if parts else ""

@@ -22,7 +22,7 @@ import numpy as np
 
 from vcycle import _check
 from vcycle._files import writing
-from vcycle.data.schema import FORMAT, ArraySpec, Schema
+from vcycle.data.schema import FORMAT, TIME, ArraySpec, Schema
 from vcycle.errors import DataError
 
 CHECKSUM = "checksum"
@@ -122,7 +122,7 @@ class Store:
         except (LookupError, TypeError, ValueError) as error:
             reason = f"zarr.json does not describe a dataset ({' '.join(str(error).split()).rstrip('.')})"
             raise DataError(f"{path} is damaged: {reason}. {DAMAGED}") from error
-        for name in (*names, CHECKSUM, *schema.grid.axis_names):
+        for name in (*names, CHECKSUM, *schema.coordinates):
             _require_same_description(path, name, arrays.get(name))
         return cls(path, schema, specs=specs, num_samples=num_samples, chunk_size=chunk_size)
 
@@ -131,9 +131,9 @@ class Store:
 
         attributes = self.schema.to_dict() | {"arrays": [spec.name for spec in self.specs]}
         group = zarr.create_group(str(folder), zarr_format=3, attributes=attributes)
-        grid = self.schema.grid
-        for name, values in zip(grid.axis_names, grid.coordinates(), strict=True):
-            coordinate = ArraySpec(name, unit="unit of length", about="coordinate")
+        for name, values in self.schema.coordinates.items():
+            unit = "unit of time" if name == TIME else "unit of length"
+            coordinate = ArraySpec(name, unit=unit, about="coordinate")
             _create(group, coordinate, shape=values.shape, chunk=values.shape, dimensions=(name,))[:] = values
         for spec in self.specs:
             shape, chunk = (self.num_samples, *spec.shape), (self.chunk_size, *spec.shape)
@@ -182,7 +182,7 @@ class Store:
         sums = [self._write_array(spec, chunk, values[spec.name]) for spec in self.specs]
         kept = [value for spec, value in zip(self.specs, sums, strict=True) if not spec.varies]
         marker = self._marker(chunk)
-        partial = marker.with_name(marker.name + PARTIAL)
+        partial = marker.with_name(f"{marker.name}.{os.getpid()}{PARTIAL}")
         partial.write_bytes(np.array(kept, "<u4").tobytes())
         partial.replace(marker)
 
@@ -191,7 +191,16 @@ class Store:
         if len(block) < self.chunk_size:  # Zarr stores whole chunks: the last is filled up
             padding = np.full((self.chunk_size - len(block), *spec.shape), _fill_value(spec), block.dtype)
             block = np.concatenate([block, padding])
-        self.file(spec, chunk).write_bytes(block.data)
+        file = self.file(spec, chunk)
+        # a worker that is taken for dead may still be writing the same chunk: it is there whole or not at all
+        partial = file.with_name(f"{file.name}.{os.getpid()}{PARTIAL}")
+        try:
+            partial.write_bytes(block.data)
+            partial.replace(file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
         return zlib.crc32(block.data)
 
     def file(self, spec: ArraySpec, chunk: int) -> Path:

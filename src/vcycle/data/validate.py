@@ -11,15 +11,26 @@ import torch
 
 from vcycle import _check
 from vcycle.data.dataset import ROWS_AT_A_TIME, Dataset
-from vcycle.data.schema import RESIDUAL, STORED_RESIDUAL, channel_names
+from vcycle.data.schema import REJECTED, RESIDUAL, STORED_RESIDUAL, channel_names
 from vcycle.data.store import Store
-from vcycle.problems.problem import Problem
+from vcycle.errors import SolveError
+from vcycle.problems.evolution import Evolution
+from vcycle.problems.problem import Problem, as_solution
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 OUTLIER_DISTANCE = 8.0
 """Robust standard deviations of log |field| beyond which a sample is called an outlier."""
+
+
+TOLERATED = ("residual", "step_error")
+"""What the solver says of a sample that must not exceed the tolerance of the call."""
+SPOT_CHECKS = 8
+"""Trajectories that are integrated again: it costs as much as making them."""
+MISSED = 1e-3
+"""Relative L2 distance of a stored state to what follows from the one before that says it is damaged: a thousand times
+what the integration is accurate to, for families in which errors grow."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +139,8 @@ class _Scan:
         self.answers: list[bytes] = []
         self.finite = {name: np.ones(len(dataset), bool) for name in self.names}
         self.sizes = {name: np.zeros(len(dataset)) for name in self.names}
-        self.lowest = {info.name: np.full(info.components, np.inf) for info in self.fields}
-        self.highest = {info.name: np.full(info.components, -np.inf) for info in self.fields}
+        self.lowest = {info.name: np.full(info.num_channels, np.inf) for info in self.fields}
+        self.highest = {info.name: np.full(info.num_channels, -np.inf) for info in self.fields}
         for start in range(0, len(dataset), ROWS_AT_A_TIME):
             self._take(slice(start, min(start + ROWS_AT_A_TIME, len(dataset))))
 
@@ -140,7 +151,7 @@ class _Scan:
             values = self.dataset.field(name, rows).numpy() + 0.0  # -0.0 becomes 0.0: equal values, equal bytes
             for digest, sample in zip(digests[role], values, strict=True):
                 digest.update(np.ascontiguousarray(sample).data)
-            flat = values.reshape(num, values.shape[1], -1)
+            flat = values.reshape(num, len(self.lowest[name]), -1)  # times and components are channels side by side
             self.finite[name][rows] = np.isfinite(flat).all(axis=(1, 2))
             self.sizes[name][rows] = np.sqrt(np.mean(flat**2, axis=(1, 2)))
             self.lowest[name] = np.minimum(self.lowest[name], flat.min(axis=(0, 2)))
@@ -214,16 +225,27 @@ def _duplicates(keys: list[bytes], dataset: Dataset) -> Iterator[Finding]:
 
 def _residuals(dataset: Dataset, scan: _Scan) -> Iterator[Finding]:
     rtol = (dataset.schema.call or {}).get("rtol")
-    recorded = dataset.solver.get("residual")
-    if recorded is not None and rtol is not None:
-        wrong = np.flatnonzero(~(recorded.numpy() <= rtol))
+    for name in TOLERATED if rtol is not None else ():
+        recorded = dataset.solver.get(name)
+        wrong = np.flatnonzero([] if recorded is None else ~(recorded.numpy() <= rtol))
         if len(wrong):
-            yield Finding("error", RESIDUAL.name, f"above the tolerance {rtol:.1e} in {_samples(dataset, wrong)}")
+            yield Finding("error", f"solver_{name}", f"above the tolerance {rtol:.1e} in {_samples(dataset, wrong)}")
+    rejected = dataset.solver.get("rejected")
+    if rejected is not None and int(rejected.sum()):
+        whose = _samples(dataset, np.flatnonzero(rejected))
+        yield Finding("note", REJECTED.name, f"{int(rejected.sum())} draws were rejected and drawn again, for {whose}")
     if dataset.problem is None:
         yield Finding("note", "samples", "residuals cannot be checked: the problem is not known")
         return
     finite = np.logical_and.reduce(list(scan.finite.values()))
-    residuals, refused = _recomputed(dataset, dataset.problem, np.flatnonzero(finite))
+    if isinstance(dataset.problem, Evolution):
+        yield from _missed(dataset, dataset.problem, np.flatnonzero(finite))
+    else:
+        yield from _linear_residuals(dataset, dataset.problem, finite, rtol)
+
+
+def _linear_residuals(dataset: Dataset, problem: Problem, finite: np.ndarray, rtol: float | None) -> Iterator[Finding]:
+    residuals, refused = _recomputed(dataset, problem, np.flatnonzero(finite))
     for reason, rows in refused.items():
         yield Finding("error", "samples", f"the problem refuses {_samples(dataset, rows)}: {reason}")
     rounded = dataset.solver.get("stored_residual")
@@ -241,6 +263,34 @@ def _residuals(dataset: Dataset, scan: _Scan) -> Iterator[Finding]:
         )
 
 
+def _missed(dataset: Dataset, problem: Evolution, rows: np.ndarray) -> Iterator[Finding]:
+    """Integrate some trajectories again, from each stored state to the next."""
+    if problem.config().get("refine", 1) > 1:
+        yield Finding(
+            "note", "samples", "not integrated again: states lack modes of the finer grid they were solved on"
+        )
+        return
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SPOT_CHECKS)).astype(int)]
+    wrong, worst = [], 0.0
+    for row in rows:
+        inputs = {info.name: dataset.field(info.name, np.array([row])) for info in problem.input_fields}
+        states = dataset.field(problem.output_names[0], np.array([row]))
+        try:
+            missed = problem.residual(inputs, states)
+        except SolveError:
+            missed = torch.full_like(states, torch.inf)
+        relative = float((missed.flatten(2).norm(dim=2) / states.flatten(2).norm(dim=2).clamp_min(1e-300)).max())
+        if not relative <= MISSED:
+            wrong.append(int(row))
+            worst = max(worst, relative)
+    where = f"output_{problem.output_names[0]}"
+    if wrong:
+        text = f"a stored state is not what follows from the one before, by up to {worst:.1e}, in"
+        yield Finding("error", where, f"{text} {_samples(dataset, wrong)}")
+    elif len(rows) < len(dataset):
+        yield Finding("note", where, f"{len(rows)} of {len(dataset)} trajectories were integrated again")
+
+
 def _recomputed(dataset: Dataset, problem: Problem, rows: np.ndarray) -> tuple[np.ndarray, dict[str, list[int]]]:
     """Return true relative residuals from systems built from the stored arrays; 0 for rows that are not asked for.
 
@@ -251,9 +301,11 @@ def _recomputed(dataset: Dataset, problem: Problem, rows: np.ndarray) -> tuple[n
     while todo:
         mine = todo.pop(0)
         fields = {info.name: dataset.field(info.name, mine) for info in problem.input_fields}
-        solution = dataset.field(problem.output_names[0], mine).squeeze(1)
+        stored = dataset.field(problem.output_names[0], mine)
         try:
-            residuals[mine] = problem.systems(fields).relative_residuals(solution).numpy()
+            systems = problem.systems(fields)
+            solution = as_solution(stored, is_complex=systems.dtype.is_complex)
+            residuals[mine] = systems.relative_residuals(solution).numpy()
         except ValueError as error:
             if len(mine) == 1:
                 refused.setdefault(str(error).rstrip("."), []).append(int(mine[0]))

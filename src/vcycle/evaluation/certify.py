@@ -193,6 +193,8 @@ def _require_divergence_form(problem: Problem, systems: LinearSystems) -> None:
         raise ValueError(
             f"`problem` must be symmetric positive definite in divergence form to be certified. Got {problem.name!r}."
         )
+    if problem.grid.centring != "cell":
+        raise ValueError(f"`problem` must be on a cell grid to be certified. Got {problem.grid.centring!r} centring.")
 
 
 class _PreconditionedCG:

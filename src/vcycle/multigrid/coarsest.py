@@ -11,6 +11,8 @@ from vcycle.multigrid.fluxes import FaceFluxes
 
 SINGULAR = 1e-12
 """Constants are in the kernel where ``A 1`` is nowhere larger than this times the diagonal."""
+MOST_ENTRIES = 2**22
+"""Entries of dense matrices that are assembled at a time."""
 
 
 class _NothingCoarser:
@@ -27,12 +29,28 @@ class DenseLevel(_NothingCoarser):
     """A dense solve; the pseudo-inverse where constants are in the kernel."""
 
     def __init__(self, operator: FaceFluxes) -> None:
-        dense = torch.stack([torch.from_numpy(operator.to_csr(i).toarray()) for i in range(operator.batch)])
-        self.inverse = torch.linalg.pinv(dense, hermitian=True)
+        self.inverse = torch.linalg.pinv(_dense(operator), hermitian=True)
+        self._held = self.inverse
 
     def smooth(self, f: Tensor, u: Tensor | None, *, post: bool = False) -> Tensor:
         """Solve; the starting value does not matter."""
-        return (self.inverse.to(f) @ f.flatten(1).unsqueeze(-1)).squeeze(-1).reshape(f.shape)
+        if self._held.dtype != f.dtype or self._held.device != f.device:
+            self._held = self.inverse.to(f)  # every cycle of one solve comes with the same precision and device
+        return (self._held @ f.flatten(1).unsqueeze(-1)).squeeze(-1).reshape(f.shape)
+
+
+def _dense(operator: FaceFluxes) -> Tensor:
+    """Return the matrices, ``(batch, points, points)``, float64 on the CPU: the operator on all unit vectors."""
+    shape, num, size = operator.grid.shape, operator.batch, operator.grid.num_points
+    units = torch.eye(size, dtype=torch.float64).reshape(size, *shape)
+    some = max(1, MOST_ENTRIES // size**2)
+    blocks = []
+    for first in range(0, num, some):
+        parts = [part[first : first + some].detach().to("cpu", torch.float64) for part in operator.parts]
+        repeated = operator.with_parts(tuple(part.repeat_interleave(size, 0) for part in parts))
+        columns = repeated.apply(units.repeat(len(parts[0]), *(1,) * len(shape)))
+        blocks.append(columns.reshape(-1, size, size))
+    return torch.cat(blocks)
 
 
 class SparseLevel(_NothingCoarser):

@@ -15,6 +15,9 @@ from torch import Tensor
 from vcycle.boundary import Boundary
 from vcycle.grid import Grid
 
+CACHED_POINTS = 2**15
+"""Points whose faces are computed at a time."""
+
 
 @dataclass(frozen=True)
 class FaceFluxes:
@@ -131,7 +134,7 @@ class FaceFluxes:
     def entries(self, index: int = 0) -> np.ndarray:
         """Return what stands at :func:`positions` in matrix ``index``: a shared matrix stands for every index."""
         index = index if self.batch > 1 else 0
-        diagonal = self.select([index]).diagonal()[0].detach().numpy().ravel()
+        diagonal = self.select(slice(index, index + 1)).diagonal()[0].detach().numpy().ravel()
         pairs = []
         for axis, face in enumerate(self.faces):
             transmissibility = np.moveaxis(face[index].detach().numpy(), axis, 0)
@@ -165,43 +168,115 @@ def positions(grid: Grid, boundary: Boundary) -> tuple[np.ndarray, np.ndarray]:
 
 
 def laplacian(grid: Grid, boundary: Boundary, *, coefficient: Tensor | None = None) -> FaceFluxes:
-    """Return the faces of ``-div(a grad .)`` on cells: harmonic means inside, half-cell distance at Dirichlet faces.
+    """Return the faces of ``-div(a grad .)``, harmonic means of the coefficient between two points.
+
+    On cells a Dirichlet face is half a cell away. On vertices the control volume of a point on a wall is cut in half by
+    it, and the points of Dirichlet walls are not unknown: their rows are a multiple of the identity, coupled to none,
+    and what couples their neighbours to them is part of the neighbours' zero-order term.
 
     Parameters
     ----------
     grid, boundary
-        A cell-centred grid and the kinds of its outer faces: Dirichlet, Neumann or periodic.
+        The points, and the kinds of the outer faces: Dirichlet, Neumann or periodic.
     coefficient
         ``a``, positive, shape ``(batch, *grid.shape)``, float64; ``None`` is 1.
 
     Raises
     ------
     ValueError
-        If the grid is not cell-centred, or a face is neither Dirichlet, Neumann nor periodic.
+        If a face is neither Dirichlet, Neumann nor periodic.
     """
-    if grid.centring != "cell":
-        raise ValueError(f"`grid` must have cell centring for finite volumes. Got {grid.centring!r}.")
     a = torch.ones(1, *grid.shape, dtype=torch.float64) if coefficient is None else coefficient
-    resistance = 0.5 / a  # of half a cell, per unit area and spacing: in series with its neighbour's
-    faces = []
+    _check_kinds(boundary)
+    if grid.centring == "vertex":
+        return _on_vertices(grid, boundary, a)
+    if a.requires_grad:
+        faces = _faces(grid, boundary, a)
+    else:  # some samples at a time, so that what lies between stays in cache
+        shapes = [(len(a), *(n + (i == axis) for i, n in enumerate(grid.shape))) for axis in range(grid.num_axes)]
+        faces = tuple(a.new_empty(shape) for shape in shapes)
+        some = max(1, CACHED_POINTS // grid.num_points)
+        for first in range(0, len(a), some):
+            _faces(grid, boundary, a[first : first + some], tuple(face[first : first + some] for face in faces))
+    return FaceFluxes(grid, boundary, faces)
+
+
+def _faces(grid: Grid, boundary: Boundary, a: Tensor, out: tuple[Tensor, ...] | None = None) -> tuple[Tensor, ...]:
+    """Return the transmissibilities, or write them to ``out``: twice the inverse sum of the two cells' resistances."""
+    resistance, faces = a.reciprocal(), []
     for axis, (low, high) in enumerate(boundary.kinds):
         dim, size = axis + 1, grid.shape[axis]
         first, last = resistance.narrow(dim, 0, 1), resistance.narrow(dim, size - 1, 1)
-        inner = 1.0 / (resistance.narrow(dim, 0, size - 1) + resistance.narrow(dim, 1, size - 1))
-        walls = [_wall(kind, half, last + first) for kind, half in ((low, first), (high, last))]
-        area_over_distance = grid.cell_volume / grid.spacing[axis] ** 2
-        faces.append(torch.cat([walls[0], inner, walls[1]], dim) * area_over_distance)
-    return FaceFluxes(grid, boundary, tuple(faces))
+        below, above = resistance.narrow(dim, 0, size - 1), resistance.narrow(dim, 1, size - 1)
+        walls = [_wall(kind, own, last + first) for kind, own in ((low, first), (high, last))]
+        twice_area_over_distance = 2.0 * grid.cell_volume / grid.spacing[axis] ** 2
+        if out is None:
+            faces.append(twice_area_over_distance / torch.cat([walls[0], below + above, walls[1]], dim))
+            continue
+        face = out[axis]
+        torch.add(below, above, out=face.narrow(dim, 1, size - 1))
+        face.narrow(dim, 0, 1).copy_(walls[0])
+        face.narrow(dim, size, 1).copy_(walls[1])
+        torch.div(twice_area_over_distance, face, out=face)
+    return tuple(faces)
 
 
-def _wall(kind: str, half_cell: Tensor, across_the_seam: Tensor) -> Tensor:
+def _check_kinds(boundary: Boundary) -> None:
+    for kind in (kind for pair in boundary.kinds for kind in pair):
+        if kind not in ("dirichlet", "neumann", "periodic"):
+            raise ValueError(f"`boundary` must be dirichlet, neumann or periodic for finite volumes. Got {kind!r}.")
+
+
+def _wall(kind: str, of_the_cell: Tensor, across_the_seam: Tensor) -> Tensor:
+    """Return the resistance of a face at the end of an axis: half a cell's, infinite, or across the seam."""
     if kind == "dirichlet":
-        return 1.0 / half_cell
-    if kind == "neumann":
-        return torch.zeros_like(half_cell)
-    if kind == "periodic":
-        return 1.0 / across_the_seam
-    raise ValueError(f"`boundary` must be dirichlet, neumann or periodic for finite volumes. Got {kind!r}.")
+        return of_the_cell
+    return torch.full_like(of_the_cell, torch.inf) if kind == "neumann" else across_the_seam
+
+
+def control_volumes(grid: Grid) -> Tensor:
+    """Return the volume that each point stands for, ``grid.shape``: on vertices, walls cut it in half."""
+    volumes = torch.full(grid.shape, grid.cell_volume, dtype=torch.float64)
+    for axis in range(grid.num_axes):
+        volumes *= _shares(grid, axis)
+    return volumes
+
+
+def on_dirichlet_walls(grid: Grid, boundary: Boundary) -> Tensor:
+    """Return which points of a vertex grid lie on a Dirichlet wall, of the grid's shape."""
+    fixed = torch.zeros(grid.shape, dtype=torch.bool)
+    for axis, (low, high) in enumerate(boundary.kinds):
+        for kind, end in ((low, 0), (high, grid.shape[axis] - 1)):
+            if kind == "dirichlet":
+                fixed.select(axis, end).fill_(value=True)
+    return fixed
+
+
+def _shares(grid: Grid, axis: int) -> Tensor:
+    """Return the share of a spacing that each point has along an axis, to be broadcast over the grid."""
+    shares = torch.ones(grid.shape[axis], dtype=torch.float64)
+    if grid.centring == "vertex" and not grid.periodic[axis]:
+        shares[[0, -1]] = 0.5
+    return shares.reshape((-1,) + (1,) * (grid.num_axes - axis - 1))
+
+
+def _on_vertices(grid: Grid, boundary: Boundary, a: Tensor) -> FaceFluxes:
+    resistance, fixed = 0.5 / a, on_dirichlet_walls(grid, boundary)
+    faces, dropped = [], torch.zeros_like(a)
+    for axis, periodic in enumerate(boundary.periodic):
+        dim, size = axis + 1, grid.shape[axis]
+        first, last = resistance.narrow(dim, 0, 1), resistance.narrow(dim, size - 1, 1)
+        inner = 1.0 / (resistance.narrow(dim, 0, size - 1) + resistance.narrow(dim, 1, size - 1))
+        wall = 1.0 / (first + last) if periodic else torch.zeros_like(first)
+        area_over_distance = control_volumes(grid) / _shares(grid, axis) / grid.spacing[axis] ** 2
+        by_area = area_over_distance.narrow(axis, 0, 1)  # the same all along the axis
+        face = torch.cat([wall, inner, wall], dim) * by_area
+        around = torch.cat([fixed.narrow(axis, size - 1, 1), fixed, fixed.narrow(axis, 0, 1)], axis)
+        touches = around.narrow(axis, 0, size + 1) | around.narrow(axis, 1, size + 1)
+        lost = torch.where(touches, face, 0.0)
+        dropped = dropped + lost.narrow(dim, 0, size) + lost.narrow(dim, 1, size)
+        faces.append(torch.where(touches, 0.0, face))
+    return FaceFluxes(grid, boundary, tuple(faces), dropped if bool(fixed.any()) else None)
 
 
 def _every_second(dim: int) -> tuple[slice, ...]:

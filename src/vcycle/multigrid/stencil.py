@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vcycle.boundary import Boundary
 from vcycle.grid import Grid
-from vcycle.multigrid.fluxes import positions
+from vcycle.multigrid.fluxes import FaceFluxes, positions
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,29 @@ class Stencil:
             lower.append(self._shifted(self.upper[axis], axis, 1).conj().resolve_conj())
             upper.append(self._shifted(self.lower[axis], axis, -1).conj().resolve_conj())
         return replace(self, centre=self.centre.conj().resolve_conj(), lower=tuple(lower), upper=tuple(upper))
+
+    def symmetric_part(self) -> FaceFluxes:
+        """Return ``(A + A') / 2`` of real matrices as fluxes through faces: the diffusion that goes with a transport.
+
+        A Dirichlet face gets twice the transmissibility of the inner face beside it, as with a constant coefficient;
+        whatever else the diagonal holds becomes the reaction.
+        """
+        faces = []
+        for axis, (low, high) in enumerate(self.boundary.kinds):
+            dim, size = axis + 1, self.grid.shape[axis]
+            lower, upper = self.lower[axis], self.upper[axis]
+            inner = -0.5 * (lower.narrow(dim, 1, size - 1) + upper.narrow(dim, 0, size - 1))
+            if self.boundary.periodic[axis]:
+                walls = [-0.5 * (lower.narrow(dim, 0, 1) + upper.narrow(dim, size - 1, 1))] * 2
+            else:
+                beside = inner.narrow(dim, 0, 1), inner.narrow(dim, size - 2, 1)
+                walls = [
+                    2.0 * face if kind == "dirichlet" else torch.zeros_like(face)
+                    for kind, face in zip((low, high), beside, strict=True)
+                ]
+            faces.append(torch.cat([walls[0], inner, walls[1]], dim))
+        fluxes = FaceFluxes(self.grid, self.boundary, tuple(faces))
+        return replace(fluxes, reaction=self.centre - fluxes.diagonal())
 
     def apply(self, u: Tensor) -> Tensor:
         """Return ``A u`` for ``u`` of shape ``(batch, *space)``; differentiable in ``u`` and in the coefficients."""

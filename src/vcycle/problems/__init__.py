@@ -5,29 +5,61 @@ from typing import Any
 
 from vcycle import _check
 from vcycle.grid import Grid
+from vcycle.problems.advection import Advection
+from vcycle.problems.allen_cahn import AllenCahn
+from vcycle.problems.burgers import Burgers
 from vcycle.problems.coefficients import COEFFICIENTS, Inclusions, Lognormal, Trigonometric, TwoPhase
+from vcycle.problems.convection_diffusion import ConvectionDiffusion
 from vcycle.problems.darcy import Darcy
+from vcycle.problems.evolution import Evolution
+from vcycle.problems.heat import Heat
 from vcycle.problems.helmholtz import Helmholtz
+from vcycle.problems.korteweg_de_vries import KortewegDeVries
+from vcycle.problems.kuramoto_sivashinsky import KuramotoSivashinsky
+from vcycle.problems.navier_stokes import NavierStokes
 from vcycle.problems.poisson import Poisson
 from vcycle.problems.problem import FieldInfo, Fields, Problem, collapse_face, expand_face, sample_generator
+from vcycle.problems.reaction_diffusion import ReactionDiffusion
+from vcycle.problems.thermal import Thermal
 
-PROBLEMS: dict[str, type[Darcy] | type[Poisson] | type[Helmholtz]] = {
+PROBLEMS: dict[str, type[Any]] = {  # of problems, whose constructors differ
     "darcy": Darcy,
     "poisson": Poisson,
     "helmholtz": Helmholtz,
+    "reaction-diffusion": ReactionDiffusion,
+    "convection-diffusion": ConvectionDiffusion,
+    "thermal": Thermal,
+    "heat": Heat,
+    "advection": Advection,
+    "burgers": Burgers,
+    "korteweg-de-vries": KortewegDeVries,
+    "kuramoto-sivashinsky": KuramotoSivashinsky,
+    "allen-cahn": AllenCahn,
+    "navier-stokes": NavierStokes,
 }
 
 __all__ = [
     "COEFFICIENTS",
     "PROBLEMS",
+    "Advection",
+    "AllenCahn",
+    "Burgers",
+    "ConvectionDiffusion",
     "Darcy",
+    "Evolution",
     "FieldInfo",
     "Fields",
+    "Heat",
     "Helmholtz",
     "Inclusions",
+    "KortewegDeVries",
+    "KuramotoSivashinsky",
     "Lognormal",
+    "NavierStokes",
     "Poisson",
     "Problem",
+    "ReactionDiffusion",
+    "Thermal",
     "Trigonometric",
     "TwoPhase",
     "collapse_face",

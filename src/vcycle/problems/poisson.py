@@ -10,8 +10,16 @@ from vcycle import _check
 from vcycle.boundary import Boundary
 from vcycle.fields import GaussianField
 from vcycle.grid import Grid
-from vcycle.multigrid.fluxes import laplacian
-from vcycle.problems.finite_volumes import box_symmetries, face_area, load, outer_faces, read_boundary, without_mean
+from vcycle.multigrid.fluxes import control_volumes, laplacian
+from vcycle.problems.finite_volumes import (
+    areas_on_face,
+    box_symmetries,
+    face_area,
+    load,
+    outer_faces,
+    read_boundary,
+    without_mean,
+)
 from vcycle.problems.problem import FieldInfo, Fields, Problem
 from vcycle.solvers.systems import LinearSystems
 
@@ -26,12 +34,12 @@ class Poisson(Problem):
 
     Inputs are ``source`` and, per face that is not periodic, ``value_<face>`` or ``flux_<face>`` on that face alone.
 
-    Discretised as :class:`~vcycle.problems.Darcy` with ``a = 1``: second order in L2 at cell centres.
+    Discretised as :class:`~vcycle.problems.Darcy` with ``a = 1``: second order in L2 at the points.
 
     Parameters
     ----------
     grid
-        A cell grid with 1 to 3 axes.
+        Cells or vertices, 1 to 3 axes.
     boundary
         Kinds of the faces, as for :class:`~vcycle.problems.Darcy`.
     alpha, tau
@@ -69,7 +77,7 @@ class Poisson(Problem):
         source_scale: float = 100.0,
         boundary_scale: float = 1.0,
     ) -> None:
-        self.grid, self.boundary = grid, read_boundary(grid, boundary)
+        self.grid, self.boundary = grid, read_boundary(grid, boundary, vertices=True)
         self.source_scale = _check.positive("source_scale", source_scale)
         self.boundary_scale = _check.positive("boundary_scale", boundary_scale)
         self._source_field = GaussianField.natural(grid, alpha=alpha, tau=tau)
@@ -122,7 +130,16 @@ class Poisson(Problem):
         for face, info in self._face_fields.items():
             draw[info.name] = self.boundary_scale * self._boundary_field.trace(traced[words[face]], face)
         if self.singular:
+            draw["source"] = self._balanced(draw)
+        return draw
+
+    def _balanced(self, draw: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the source moved so that source and fluxes have zero sum."""
+        if self.grid.centring == "cell":
             inflow = sum(draw[info.name].sum() * face_area(self.grid, face) for face, info in self._face_fields.items())
             volume = self.grid.cell_volume * self.grid.num_points
-            draw["source"] = draw["source"] - draw["source"].mean() - inflow / volume
-        return draw
+            return draw["source"] - draw["source"].mean() - inflow / volume
+        volumes = control_volumes(self.grid).numpy()
+        areas = {face: areas_on_face(self.grid, face).numpy() for face in self._face_fields}
+        inflow = sum((draw[info.name] * areas[face]).sum() for face, info in self._face_fields.items())
+        return draw["source"] - ((draw["source"] * volumes).sum() + inflow) / volumes.sum()

@@ -155,6 +155,8 @@ class Problem(ABC):
     """Order of the discretisation in h: the L2 error at the points for smooth solutions and coefficients."""
     inputs: ClassVar[tuple[FieldInfo, ...]]
     outputs: tuple[FieldInfo, ...]
+    usual_grid: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of the grid, beside its shape, that a family usually lives on; default the cells of the unit box."""
     can_reject: bool = False
     """Whether :meth:`rejects` ever refuses a sample."""
     symmetries: tuple[str, ...] = ()

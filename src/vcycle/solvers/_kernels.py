@@ -1,261 +1,443 @@
-"""Compiled 2-D multigrid: the levels, the V(1,1) cycle in float32, and conjugate gradients in float64 around it.
+"""Compiled 2-D multigrid: the levels, the V(1,1) cycle in float32, and conjugate gradients around it.
 
 Import this module only where it is used: it loads Numba, and the first import on a machine compiles for some seconds.
 
-One float32 array ``work`` of shape ``(6, total)`` holds all levels. Rows are ``U, V, F, TX, TY, D``; a level of ``nx``
-by ``ny`` cells takes ``(nx + 2) * (ny + 2)`` entries of each row from its offset on: cells 1 to n, and a ghost layer.
-``TX[i, j]`` is the transmissibility below cell ``i``, ``D`` the inverse diagonal. ``table`` has one line ``nx, ny,
-offset`` per level. ``signs`` (x low, x high, y low, y high) is -1 where ghosts reflect oddly and +1 where evenly;
-``wrap`` says per axis whether it is periodic.
+The layout is that of :mod:`vcycle.solvers._vectors`. A level of ``nx`` by ``ny`` cells takes ``(nx + 2) * (ny + 2)``
+entries of each row: cells 1 to n, and a ghost layer. ``TX[i, j]`` is the transmissibility below cell ``i``, ``A`` the
+diagonal and ``D`` its inverse; ``P`` and ``Q`` are the direction and its product with the matrix. ``table`` has one
+line ``nx, ny, offset`` per level. ``signs`` (x low, x high, y low, y high) is -1 where ghosts reflect oddly and +1
+where evenly; ``wrap`` says per axis whether it is periodic.
+
+The stages of a smoothing follow each other line by line, each one line behind the last, so that a level goes through
+the cache once on the way down and once on the way up. A periodic axis needs both ends at once: there a stage is done
+as a whole.
 """
 # ruff: noqa: ANN001, ANN202 - the types stand in the signatures that Numba gets
 # mypy: disable-error-code="no-untyped-def"
 
+import math
+
 import numpy as np
 from numba import njit
 
-from vcycle.solvers import _vectors
-from vcycle.solvers._vectors import OPTIONS, WEIGHTS, in_series
+from vcycle.solvers._levels import (
+    ANSWERS_TYPE,
+    FACES_TYPE,
+    LEVELS_TYPE,
+    ROWS,
+    SIGNS_TYPE,
+    TABLE_TYPE,
+    TX,
+    TY,
+    W_TYPE,
+    WORK_TYPE,
+    WRAP_TYPE,
+    A,
+    D,
+    F,
+    P,
+    Q,
+    U,
+    V,
+    build,
+    coarsest_matrix,
+    copy_inside,
+)
+from vcycle.solvers._vectors import (
+    BLOCK,
+    FIRST,
+    INNER,
+    ONCE,
+    ONE,
+    OPTIONS,
+    REPLACE,
+    SECOND,
+    THIRD,
+    TWO,
+    ZERO,
+    advance,
+    behind,
+    clear,
+    copy_line,
+    dot,
+    invert,
+    jumps,
+    norm_of,
+    start,
+    subtract,
+    take_line,
+    turn,
+)
 
-U, V, F, TX, TY, D = range(6)
-_WORK, _TABLE, _FIELD, _DOUBLE, _WRAP, _SIGNS = "f4[:,::1]", "i8[:,::1]", "f4[:,::1]", "f8[:,::1]", "b1[::1]", "f4[::1]"
 
-
-@njit(f"f4[:,::1]({_WORK}, {_TABLE}, i8, i8)", **OPTIONS)
-def field(work, table, row, level):
+@njit(**ONCE)
+def field(w, table, row, level):
     """Return one array of one level, ghosts included."""
-    nx, ny, offset = table[level]
-    return work[row, offset : offset + (nx + 2) * (ny + 2)].reshape((nx + 2, ny + 2))
+    nx, ny, at = table[level]
+    first = row * np.uint64(w.size // ROWS) + at
+    return w[first : first + (nx + TWO) * (ny + TWO)].reshape((np.int64(nx + TWO), np.int64(ny + TWO)))
 
 
-@njit(f"void({_FIELD}, {_SIGNS}, {_WRAP})", **OPTIONS)
-def set_ghosts(u, signs, wrap):
-    """Fill the ghost layer: wrapped on periodic axes, else the edge times the face's sign (0 for a plain zero)."""
-    nx, ny = u.shape[0] - 2, u.shape[1] - 2
-    for i in range(1, nx + 1):
-        u[i, 0] = u[i, ny] if wrap[1] else signs[2] * u[i, 1]
-        u[i, ny + 1] = u[i, 1] if wrap[1] else signs[3] * u[i, ny]
-    for j in range(ny + 2):
-        u[0, j] = u[nx, j] if wrap[0] else signs[0] * u[1, j]
-        u[nx + 1, j] = u[1, j] if wrap[0] else signs[1] * u[nx, j]
+@njit(f"void({W_TYPE}, u8, u8, u8, u8, f4, f4, b1)", **INNER)
+def set_sides(w, u, stride, lo, hi, low, high, wrap):
+    """Fill the ghosts at both ends of lines ``lo`` to ``hi - 1``: wrapped, or the edge times a sign (0 for zero)."""
+    for i in range(lo, hi):
+        first = u + i * stride
+        last = first + stride - ONE
+        if wrap:
+            w[first], w[last] = w[last - ONE], w[first + ONE]
+        else:
+            w[first], w[last] = low * w[first + ONE], high * w[last - ONE]
 
 
-@njit(f"void({_FIELD}, {_FIELD}, {_FIELD}, {_FIELD}, {_FIELD}, {_FIELD}, f4)", **OPTIONS)
-def jacobi(u, new, f, tx, ty, d, weight):
-    """Set ``new = u + weight * D^-1 (f - A u)``."""
-    keep = np.float32(1.0) - weight
-    for i in range(1, u.shape[0] - 1):
-        for j in range(1, u.shape[1] - 1):
-            inflow = (
-                tx[i, j] * u[i - 1, j]
-                + tx[i + 1, j] * u[i + 1, j]
-                + ty[i, j] * u[i, j - 1]
-                + ty[i, j + 1] * u[i, j + 1]
-            )
-            new[i, j] = keep * u[i, j] + weight * d[i, j] * (f[i, j] + inflow)
+@njit(f"void({W_TYPE}, u8, u8, u8, {SIGNS_TYPE}, {WRAP_TYPE})", **INNER)
+def set_ghosts(w, u, nx, stride, signs, wrap):
+    """Fill the ghost layer of the array at ``u``."""
+    set_sides(w, u, stride, ONE, nx + ONE, signs[2], signs[3], wrap[1])
+    end = u + (nx + ONE) * stride
+    copy_line(w, end - stride if wrap[0] else u + stride, u, stride, np.float32(1.0) if wrap[0] else signs[0])
+    copy_line(w, u + stride if wrap[0] else end - stride, end, stride, np.float32(1.0) if wrap[0] else signs[1])
 
 
-@njit(f"void({_FIELD}, {_FIELD}, {_FIELD}, {_FIELD}, {_FIELD}, {_FIELD})", **OPTIONS)
-def residual(u, r, f, tx, ty, d):
-    """Set ``r = f - A u``."""
-    for i in range(1, u.shape[0] - 1):
-        for j in range(1, u.shape[1] - 1):
-            inflow = (
-                tx[i, j] * u[i - 1, j]
-                + tx[i + 1, j] * u[i + 1, j]
-                + ty[i, j] * u[i, j - 1]
-                + ty[i, j + 1] * u[i, j + 1]
-            )
-            r[i, j] = f[i, j] + inflow - u[i, j] / d[i, j]
+@njit(f"void({W_TYPE}, u8, u8, u8, {WRAP_TYPE})", **INNER)
+def close(w, u, nx, stride, wrap):
+    """Wrap the ghosts of periodic axes; others stay zero."""
+    if wrap[1]:
+        set_sides(w, u, stride, ONE, nx + ONE, np.float32(0.0), np.float32(0.0), True)
+    if wrap[0]:
+        end = u + (nx + ONE) * stride
+        copy_line(w, end - stride, u, stride, np.float32(1.0))
+        copy_line(w, u + stride, end, stride, np.float32(1.0))
 
 
-@njit(f"void({_FIELD}, {_FIELD}, f4[::1])", **OPTIONS)
-def restrict(r, coarse, row):
-    """Set ``coarse`` to the transpose of bilinear interpolation of ``r``; ``row`` is scratch for one line of ``r``."""
+@njit(f"void({W_TYPE}, u8, u8, u8, u8, u8, u8, f4)", **INNER)
+def jacobi(w, at, stride, lo, hi, old, new, weight):
+    """Set ``new = old + weight * D (F - A old)`` on lines ``lo`` to ``hi - 1``."""
+    total, at, count = np.uint64(w.size // ROWS), at + lo * stride, (hi - lo) * stride
+    f, tx, ty, d = F * total + at, TX * total + at, TY * total + at, D * total + at
+    u, v = old * total + at, new * total + at
+    keep, below, above, behind = np.float32(1.0) - weight, u - stride, u + stride, tx + stride
+    left, right, beside = u - ONE, u + ONE, ty + ONE
+    for k in range(count):
+        inflow = (
+            w[tx + k] * w[below + k]
+            + w[behind + k] * w[above + k]
+            + w[ty + k] * w[left + k]
+            + w[beside + k] * w[right + k]
+        )
+        w[v + k] = keep * w[u + k] + weight * w[d + k] * (w[f + k] + inflow)
+
+
+@njit(f"void({W_TYPE}, u8, u8, u8, u8, u8, u8)", **INNER)
+def residual(w, at, stride, lo, hi, old, new):
+    """Set ``new = F - A old`` on lines ``lo`` to ``hi - 1``."""
+    total, at, count = np.uint64(w.size // ROWS), at + lo * stride, (hi - lo) * stride
+    f, tx, ty, a = F * total + at, TX * total + at, TY * total + at, A * total + at
+    u, r = old * total + at, new * total + at
+    below, above, behind = u - stride, u + stride, tx + stride
+    left, right, beside = u - ONE, u + ONE, ty + ONE
+    for k in range(count):
+        inflow = (
+            w[tx + k] * w[below + k]
+            + w[behind + k] * w[above + k]
+            + w[ty + k] * w[left + k]
+            + w[beside + k] * w[right + k]
+        )
+        w[r + k] = w[f + k] + inflow - w[a + k] * w[u + k]
+
+
+@njit(f"void({W_TYPE}, {TABLE_TYPE}, i8, u8, u8, {W_TYPE})", **INNER)
+def restrict(w, table, level, lo, hi, line):
+    """Restrict ``U`` to the coarse lines ``lo`` to ``hi - 1`` of ``F``: the transpose of bilinear interpolation."""
+    total, at, stride = np.uint64(w.size // ROWS), table[level, 2], table[level, 1] + TWO
+    below, ny = table[level + 1, 2], table[level + 1, 1]
     near, far = np.float32(0.75), np.float32(0.25)
-    for i in range(1, coarse.shape[0] - 1):
-        for j in range(r.shape[1]):
-            row[j] = far * (r[2 * i - 2, j] + r[2 * i + 1, j]) + near * (r[2 * i - 1, j] + r[2 * i, j])
-        for j in range(1, coarse.shape[1] - 1):
-            coarse[i, j] = far * (row[2 * j - 2] + row[2 * j + 1]) + near * (row[2 * j - 1] + row[2 * j])
+    for i in range(lo, hi):
+        r0 = U * total + at + (TWO * i - TWO) * stride
+        r1, r2, r3 = r0 + stride, r0 + stride + stride, r0 + stride + stride + stride
+        for j in range(stride):
+            line[j] = far * (w[r0 + j] + w[r3 + j]) + near * (w[r1 + j] + w[r2 + j])
+        f = F * total + below + i * (ny + TWO) + ONE
+        for j in range(ny):
+            k = j + j
+            w[f + j] = far * (line[k] + line[k + ONE + TWO]) + near * (line[k + ONE] + line[k + TWO])
 
 
-@njit(f"void({_FIELD}, {_FIELD}, f4[::1])", **OPTIONS)
-def correct(u, coarse, row):
-    """Add the bilinear interpolation of ``coarse`` to ``u``; ``row`` is scratch for one line of ``coarse``."""
+@njit(f"void({W_TYPE}, {TABLE_TYPE}, i8, u8, u8, {W_TYPE})", **INNER)
+def correct(w, table, level, lo, hi, line):
+    """Add the bilinear interpolation of the coarse ``U`` to the lines ``lo`` to ``hi - 1`` of ``V``."""
+    total, at, stride = np.uint64(w.size // ROWS), table[level, 2], table[level, 1] + TWO
+    ny = table[level + 1, 1]
+    width, coarse = ny + TWO, U * total + table[level + 1, 2]
     near, far = np.float32(0.75), np.float32(0.25)
-    for i in range(1, u.shape[0] - 1):
-        above = (i + 1) // 2
-        beyond = above - 1 if i % 2 == 1 else above + 1
-        for j in range(coarse.shape[1]):
-            row[j] = near * coarse[above, j] + far * coarse[beyond, j]
-        for j in range(1, coarse.shape[1] - 1):
-            u[i, 2 * j - 1] += near * row[j] + far * row[j - 1]
-            u[i, 2 * j] += near * row[j] + far * row[j + 1]
+    for i in range(lo, hi):
+        above = coarse + (i + ONE) // TWO * width
+        beyond = above - width if i % TWO == ONE else above + width
+        for j in range(width):
+            line[j] = near * w[above + j] + far * w[beyond + j]
+        v = V * total + at + i * stride + ONE
+        for j in range(ny):
+            k = j + j
+            w[v + k] += near * line[j + ONE] + far * line[j]
+            w[v + k + ONE] += near * line[j + ONE] + far * line[j + TWO]
 
 
-@njit(f"void({_FIELD}, {_FIELD}, {_FIELD})", **OPTIONS)
-def solve_coarsest(u, f, inverse):
-    """Set ``u = inverse f``, cells in row-major order."""
-    ny = u.shape[1] - 2
-    for k in range(inverse.shape[0]):
-        total = np.float32(0.0)
-        for m in range(inverse.shape[1]):
-            total += inverse[k, m] * f[1 + m // ny, 1 + m % ny]
-        u[1 + k // ny, 1 + k % ny] = total
+@njit(f"void({W_TYPE}, {TABLE_TYPE}, i8, {SIGNS_TYPE}, {WRAP_TYPE}, {W_TYPE})", **INNER)
+def descend(w, table, level, signs, wrap, line):
+    """Smooth twice more after the first step in ``V`` (back to ``V``), and start the next level from the residual."""
+    nx, ny, at = table[level]
+    total, stride, around = np.uint64(w.size // ROWS), ny + TWO, wrap[0] or wrap[1]
+    u, v, pace = U * total + at, V * total + at, nx if around else max(ONE, BLOCK // stride)
+    clear(w, u, stride)
+    clear(w, u + (nx + ONE) * stride, stride)
+    close(w, v, nx, stride, wrap)
+    first, second, third, fourth = ZERO, ZERO, ZERO, ZERO
+    while third < nx:
+        todo = min(nx, first + pace)
+        jacobi(w, at, stride, first + ONE, todo + ONE, V, U, SECOND)
+        first = todo
+        if around:
+            close(w, u, nx, stride, wrap)
+        todo = behind(second, first, nx)
+        jacobi(w, at, stride, second + ONE, todo + ONE, U, V, THIRD)
+        second = todo
+        if around:
+            close(w, v, nx, stride, wrap)
+        todo = behind(third, second, nx)
+        residual(w, at, stride, third + ONE, todo + ONE, V, U)
+        if around:
+            set_ghosts(w, u, nx, stride, signs, wrap)
+        else:
+            set_sides(w, u, stride, third + ONE, todo + ONE, signs[2], signs[3], False)
+            if third == ZERO and todo > ZERO:
+                copy_line(w, u + stride, u, stride, signs[0])
+            if todo == nx:
+                copy_line(w, u + nx * stride, u + (nx + ONE) * stride, stride, signs[1])
+        third = todo
+        todo = behind(fourth + fourth, third, nx) // TWO
+        restrict(w, table, level, fourth + ONE, todo + ONE, line)
+        fourth = todo
+    below, size = table[level + 1, 2], (table[level + 1, 0] + TWO) * (table[level + 1, 1] + TWO)
+    start(w, F * total + below, D * total + below, V * total + below, size)
 
 
-@njit(f"void({_WORK}, {_TABLE}, {_FIELD}, {_SIGNS}, {_WRAP}, f4[::1])", **OPTIONS)
-def vcycle(work, table, inverse, signs, wrap, row):
-    """Set ``U`` of the finest level to ``B F``: degree-3 smoothing down and up, ``inverse`` on the coarsest level."""
-    none = np.zeros(4, np.float32)
-    first, second, third = np.float32(WEIGHTS[0]), np.float32(WEIGHTS[1]), np.float32(WEIGHTS[2])
-    last = table.shape[0] - 1
+@njit(f"UniTuple(f8, 2)({W_TYPE}, {TABLE_TYPE}, i8, {SIGNS_TYPE}, {WRAP_TYPE}, {W_TYPE})", **INNER)
+def ascend(w, table, level, signs, wrap, line):
+    """Correct ``V`` and smooth it to ``U``; on the finest level return ``U' F`` and ``U' Q``."""
+    nx, ny, at = table[level]
+    total, stride, around = np.uint64(w.size // ROWS), ny + TWO, wrap[0] or wrap[1]
+    u, v, pace = U * total + at, V * total + at, nx if around else max(ONE, BLOCK // stride)
+    set_ghosts(w, U * total + table[level + 1, 2], table[level + 1, 0], table[level + 1, 1] + TWO, signs, wrap)
+    clear(w, u, stride)
+    clear(w, u + (nx + ONE) * stride, stride)
+    zero, first, second, third = ZERO, ZERO, ZERO, ZERO
+    uf, uq = 0.0, 0.0
+    while third < nx:
+        todo = min(nx, zero + pace)
+        correct(w, table, level, zero + ONE, todo + ONE, line)
+        zero = todo
+        if around:
+            close(w, v, nx, stride, wrap)
+        todo = behind(first, zero, nx)
+        jacobi(w, at, stride, first + ONE, todo + ONE, V, U, FIRST)
+        first = todo
+        if around:
+            close(w, u, nx, stride, wrap)
+        todo = behind(second, first, nx)
+        jacobi(w, at, stride, second + ONE, todo + ONE, U, V, SECOND)
+        second = todo
+        if around:
+            close(w, v, nx, stride, wrap)
+        todo = behind(third, second, nx)
+        jacobi(w, at, stride, third + ONE, todo + ONE, V, U, THIRD)
+        if level == 0:
+            done, size = (third + ONE) * stride, (todo - third) * stride
+            uf += dot(w, u + done, F * total + done, size)
+            uq += dot(w, u + done, Q * total + done, size)
+        third = todo
+    return uf, uq
+
+
+@njit(**ONCE)
+def solve_coarsest(w, table, inverse):
+    """Set ``U = inverse F`` on the coarsest level, cells in row-major order."""
+    total, last = np.uint64(w.size // ROWS), table.shape[0] - 1
+    nx, ny, at = table[last]
+    u, f = U * total + at, F * total + at
+    for i in range(nx):
+        for j in range(ny):
+            value, m = 0.0, ZERO
+            for k in range(ONE, nx + ONE):
+                for n in range(f + k * (ny + TWO) + ONE, f + k * (ny + TWO) + ONE + ny):
+                    value += inverse[i * ny + j, m] * w[n]
+                    m += ONE
+            w[u + (i + ONE) * (ny + TWO) + j + ONE] = value
+
+
+@njit(**ONCE)
+def vcycle(w, table, inverse, signs, wrap, line):
+    """Set ``U`` of the finest level to ``B F``, given the first Jacobi step in ``V``; return ``U' F`` and ``U' Q``."""
+    last, products = table.shape[0] - 1, (0.0, 0.0)
     for level in range(last):
-        u, v, f = field(work, table, U, level), field(work, table, V, level), field(work, table, F, level)
-        tx, ty, d = field(work, table, TX, level), field(work, table, TY, level), field(work, table, D, level)
-        for i in range(1, v.shape[0] - 1):
-            for j in range(1, v.shape[1] - 1):
-                v[i, j] = first * d[i, j] * f[i, j]
-        set_ghosts(v, none, wrap)
-        jacobi(v, u, f, tx, ty, d, second)
-        set_ghosts(u, none, wrap)
-        jacobi(u, v, f, tx, ty, d, third)
-        set_ghosts(v, none, wrap)
-        residual(v, u, f, tx, ty, d)
-        set_ghosts(u, signs, wrap)
-        restrict(u, field(work, table, F, level + 1), row)
-    solve_coarsest(field(work, table, U, last), field(work, table, F, last), inverse)
+        descend(w, table, level, signs, wrap, line)
+    solve_coarsest(w, table, inverse)
     for level in range(last - 1, -1, -1):
-        u, v, f = field(work, table, U, level), field(work, table, V, level), field(work, table, F, level)
-        tx, ty, d = field(work, table, TX, level), field(work, table, TY, level), field(work, table, D, level)
-        coarse = field(work, table, U, level + 1)
-        set_ghosts(coarse, signs, wrap)
-        correct(v, coarse, row)
-        set_ghosts(v, none, wrap)
-        jacobi(v, u, f, tx, ty, d, first)
-        set_ghosts(u, none, wrap)
-        jacobi(u, v, f, tx, ty, d, second)
-        set_ghosts(v, none, wrap)
-        jacobi(v, u, f, tx, ty, d, third)
+        products = ascend(w, table, level, signs, wrap, line)
+    if last == 0:
+        total, count = np.uint64(w.size // ROWS), (table[0, 0] + TWO) * (table[0, 1] + TWO)
+        products = dot(w, U * total, F * total, count), dot(w, U * total, Q * total, count)
+    return products
 
 
-@njit(f"void({_FIELD}, {_FIELD}, {_FIELD}, {_FIELD})", **OPTIONS)
-def set_inverse_diagonal(tx, ty, c, d):
-    """Set ``D`` from faces and reaction."""
-    for i in range(1, d.shape[0] - 1):
-        for j in range(1, d.shape[1] - 1):
-            d[i, j] = np.float32(1.0) / (tx[i, j] + tx[i + 1, j] + ty[i, j] + ty[i, j + 1] + c[i, j])
+# --- conjugate gradients
 
 
-@njit(f"void({_WORK}, {_TABLE}, i8, {_WRAP})", **OPTIONS)
-def coarsen(work, table, level, wrap):
-    """Fill a level from the next finer one: series along the axis, parallel lines added."""
-    fx, fy, fc = field(work, table, TX, level - 1), field(work, table, TY, level - 1), field(work, table, F, level - 1)
-    tx, ty, c = field(work, table, TX, level), field(work, table, TY, level), field(work, table, F, level)
-    tx[:], ty[:], c[:] = 0.0, 0.0, 0.0
-    nx, ny = table[level, 0], table[level, 1]
-    nothing = np.float32(np.inf)  # a half inner face beyond a wall resists nothing
-    for i in range(1, nx + 2):
-        below, above = 2 * i - 2, 2 * i
-        below, above = (2 * nx if wrap[0] and i == 1 else below), (2 if wrap[0] and i == nx + 1 else above)
-        for j in range(1, ny + 1):
-            for line in range(2 * j - 1, 2 * j + 1):
-                under = fx[below, line] if below > 0 else nothing
-                over = fx[above, line] if above <= 2 * nx else nothing
-                tx[i, j] += in_series(under, fx[2 * i - 1, line], over)
-    for i in range(1, nx + 1):
-        for j in range(1, ny + 2):
-            below, above = 2 * j - 2, 2 * j
-            below, above = (2 * ny if wrap[1] and j == 1 else below), (2 if wrap[1] and j == ny + 1 else above)
-            for line in range(2 * i - 1, 2 * i + 1):
-                under = fy[line, below] if below > 0 else nothing
-                over = fy[line, above] if above <= 2 * ny else nothing
-                ty[i, j] += in_series(under, fy[line, 2 * j - 1], over)
-    for i in range(1, nx + 1):
-        for j in range(1, ny + 1):
-            c[i, j] = fc[2 * i - 1, 2 * j - 1] + fc[2 * i, 2 * j - 1] + fc[2 * i - 1, 2 * j] + fc[2 * i, 2 * j]
-    set_inverse_diagonal(tx, ty, c, field(work, table, D, level))
+@njit(f"void({W_TYPE}, u8, u8, u8)", **INNER)
+def apply(w, stride, lo, hi):
+    """Set ``Q = A P`` on lines ``lo`` to ``hi - 1`` but for the reaction, from differences: they round less."""
+    total, at, count = np.uint64(w.size // ROWS), lo * stride, (hi - lo) * stride
+    tx, ty, p, q = TX * total + at, TY * total + at, P * total + at, Q * total + at
+    below, above, behind = p - stride, p + stride, tx + stride
+    left, right, beside = p - ONE, p + ONE, ty + ONE
+    for k in range(count):
+        here = w[p + k]
+        w[q + k] = (w[tx + k] * (here - w[below + k]) + w[behind + k] * (here - w[above + k])) + (
+            w[ty + k] * (here - w[left + k]) + w[beside + k] * (here - w[right + k])
+        )
 
 
-@njit(f"void({_DOUBLE}, {_FIELD}, f8)", **OPTIONS)
-def copy_inside(values, padded, scale):
-    """Write ``scale * values`` behind the low ghosts of ``padded``, and zero elsewhere."""
-    padded[:] = np.float32(0.0)
-    for i in range(values.shape[0]):
-        for j in range(values.shape[1]):
-            padded[i + 1, j + 1] = scale * values[i, j]
-
-
-@njit(f"void({_WORK}, {_TABLE}, {_DOUBLE}, {_DOUBLE}, {_DOUBLE}, f8, {_WRAP})", **OPTIONS)
-def build(work, table, faces_x, faces_y, reaction, scale, wrap):
-    """Fill ``TX``, ``TY`` and ``D`` from the finest faces times ``scale``; ``F`` holds the reaction meanwhile."""
-    tx, ty, c = field(work, table, TX, 0), field(work, table, TY, 0), field(work, table, F, 0)
-    copy_inside(faces_x, tx, scale)
-    copy_inside(faces_y, ty, scale)
-    copy_inside(reaction, c, scale)
-    set_inverse_diagonal(tx, ty, c, field(work, table, D, 0))
-    for level in range(1, table.shape[0]):
-        coarsen(work, table, level, wrap)
-
-
-@njit(f"void({_WORK}, {_TABLE}, {_WRAP}, {_DOUBLE})", **OPTIONS)
-def coarsest_matrix(work, table, wrap, matrix):
-    """Add the coarsest level's matrix to ``matrix``, cells in row-major order."""
-    last = table.shape[0] - 1
-    tx, ty, d = field(work, table, TX, last), field(work, table, TY, last), field(work, table, D, last)
-    nx, ny = table[last, 0], table[last, 1]
-    for i in range(nx):
-        for j in range(ny):
-            here = i * ny + j
-            matrix[here, here] += 1.0 / d[i + 1, j + 1]
-            if i > 0 or wrap[0]:
-                there = ((i - 1) % nx) * ny + j
-                matrix[here, there] -= tx[i + 1, j + 1]
-                matrix[there, here] -= tx[i + 1, j + 1]
-            if j > 0 or wrap[1]:
-                there = i * ny + (j - 1) % ny
-                matrix[here, there] -= ty[i + 1, j + 1]
-                matrix[there, here] -= ty[i + 1, j + 1]
-
-
-@njit(f"void({_DOUBLE}, {_WRAP})", **OPTIONS)
-def wrap_or_clear(p, wrap):
-    """Fill the ghosts that the operator sees: wrapped on periodic axes, else zero."""
-    nx, ny = p.shape[0] - 2, p.shape[1] - 2
-    for i in range(1, nx + 1):
-        p[i, 0], p[i, ny + 1] = (p[i, ny], p[i, 1]) if wrap[1] else (0.0, 0.0)
-    for j in range(1, ny + 1):
-        p[0, j], p[nx + 1, j] = (p[nx, j], p[1, j]) if wrap[0] else (0.0, 0.0)
-
-
-@njit(f"f8({_DOUBLE}, {_DOUBLE}, {_DOUBLE}, {_DOUBLE}, {_DOUBLE}, {_WRAP})", **OPTIONS)
-def product(p, q, faces_x, faces_y, reaction, wrap):
-    """Set ``q = A p`` inside and return ``p' A p``; ``p`` and ``q`` have a ghost layer, the others none."""
-    wrap_or_clear(p, wrap)
-    energy = 0.0
-    nx, ny = p.shape[0] - 2, p.shape[1] - 2
-    for i in range(nx):
-        for j in range(ny):
-            here = p[i + 1, j + 1]
-            out = faces_x[i, j] * (here - p[i, j + 1]) + faces_x[i + 1, j] * (here - p[i + 2, j + 1])
-            out += faces_y[i, j] * (here - p[i + 1, j]) + faces_y[i, j + 1] * (here - p[i + 1, j + 2])
-            q[i + 1, j + 1] = out
+@njit(**ONCE)
+def next_product(w, nx, stride, beta, reaction, scale, wrap):
+    """Set ``P = U + beta P`` and ``Q = A P``; return ``P' A P`` and ``P' F``."""
+    total, around, energy = np.uint64(w.size // ROWS), wrap[0] or wrap[1], 0.0
+    z, p, q, pace = U * total, P * total, Q * total, nx if around else max(ONE, BLOCK // stride)
+    first, second, pf = ZERO, ZERO, 0.0
+    while second < nx:
+        todo = min(nx, first + pace)
+        done, size = (first + ONE) * stride, (todo - first) * stride
+        turn(w, z + done, p + done, size, beta)
+        first = todo
+        if around:
+            close(w, p, nx, stride, wrap)
+        todo = behind(second, first, nx)
+        apply(w, stride, second + ONE, todo + ONE)
         if reaction.shape[0] > 0:
-            for j in range(ny):
-                q[i + 1, j + 1] += reaction[i, j] * p[i + 1, j + 1]
-        for j in range(ny):
-            energy += p[i + 1, j + 1] * q[i + 1, j + 1]
-    return energy
+            for i in range(second, todo):
+                at = (i + ONE) * stride + ONE
+                for j in range(stride - TWO):
+                    w[q + at + j] += scale * reaction[i, j] * w[p + at + j]
+        set_sides(w, q, stride, second + ONE, todo + ONE, np.float32(0.0), np.float32(0.0), False)
+        done, size = (second + ONE) * stride, (todo - second) * stride
+        energy += dot(w, p + done, q + done, size)
+        pf += dot(w, p + done, F * total + done, size)
+        second = todo
+    return energy, pf
+
+
+@njit(**ONCE)
+def true_residual(w, x, b, matrix, scale_b, scale):
+    """Set ``F`` to ``scale_b * b - scale * A x``, computed in double, and return its norm; ``x`` has wrapped ghosts."""
+    faces_x, faces_y, reaction = matrix
+    nx, ny = b.shape
+    total, stride, result = np.uint64(w.size // ROWS), np.uint64(ny + 2), 0.0
+    for i in range(nx):
+        at = np.uint64(i + 1) * stride + ONE
+        f, below, above, left, right = F * total + at, at - stride, at + stride, at - ONE, at + ONE
+        if reaction.shape[0] == 0:
+            for j in range(np.uint64(ny)):
+                here = x[at + j]
+                outflow = (faces_x[i, j] * (here - x[below + j]) + faces_x[i + 1, j] * (here - x[above + j])) + (
+                    faces_y[i, j] * (here - x[left + j]) + faces_y[i, j + ONE] * (here - x[right + j])
+                )
+                r = scale_b * b[i, j] - scale * outflow
+                result += r * r
+                w[f + j] = r
+        else:
+            for j in range(np.uint64(ny)):
+                here = x[at + j]
+                outflow = (faces_x[i, j] * (here - x[below + j]) + faces_x[i + 1, j] * (here - x[above + j])) + (
+                    faces_y[i, j] * (here - x[left + j]) + faces_y[i, j + ONE] * (here - x[right + j])
+                )
+                r = scale_b * b[i, j] - scale * (outflow + reaction[i, j] * here)
+                result += r * r
+                w[f + j] = r
+    return math.sqrt(result)
+
+
+@njit(**ONCE)
+def conjugate_gradients(arrays, levels, b, matrix, scale_b, scale, tolerance, max_steps):
+    """Solve ``scale A x = scale_b b``, a vector of norm 1, to this residual, and return the number of V-cycles.
+
+    The iteration runs in single precision, but for ``x``. Where its residual has fallen far, or claims convergence, the
+    true one replaces it, and the directions go on: they are made conjugate by ``z' A p`` itself. It ends where the true
+    residual is small enough, or replacing it no longer helps.
+    """
+    w, x, line, inverse = arrays
+    table, signs, wrap = levels
+    total, nx, stride = np.uint64(w.size // ROWS), table[0, 0], table[0, 1] + TWO
+    count = (nx + TWO) * stride
+    for k in range(count):
+        x[k] = 0.0
+    clear(w, P * total, count)
+    clear(w, Q * total, count)
+    copy_inside(b, w, F * total, stride, scale_b)
+    start(w, F * total, D * total, V * total, count)
+    norm, replaced, energy = 1.0, 1.0, np.inf
+    for steps in range(max_steps + 1):
+        if norm <= max(tolerance, REPLACE * replaced):
+            claimed, norm = norm, true_residual(w, x, b, matrix, scale_b, scale)
+            if norm <= tolerance or not norm < 0.5 * replaced:
+                return steps
+            start(w, F * total, D * total, V * total, count)
+            replaced = norm
+            if norm > 2.0 * claimed:
+                clear(w, P * total, count)
+                clear(w, Q * total, count)
+        if steps == max_steps or not math.isfinite(norm):
+            return steps
+        zr, zq = vcycle(w, table, inverse, signs, wrap, line)
+        energy, pf = next_product(w, nx, stride, -zq / energy, matrix[2], scale, wrap)
+        if not (energy > 0.0 and zr > 0.0):
+            return steps
+        norm = math.sqrt(advance(w, x, P * total, Q * total, F * total, D * total, V * total, count, pf / energy))
+    return max_steps
 
 
 @njit(
-    f"i8({_WORK}, f8[:,::1], {_TABLE}, {_FIELD}, {_DOUBLE}, {_DOUBLE}, {_DOUBLE}, {_SIGNS}, {_WRAP}, f8, i8)", **OPTIONS
+    f"void({WORK_TYPE}, {LEVELS_TYPE}, {FACES_TYPE}, {ANSWERS_TYPE}, UniTuple(i8, 3), b1, UniTuple(f8, 2))", **OPTIONS
 )
-def conjugate_gradients(work, vectors, table, inverse, faces_x, faces_y, reaction, signs, wrap, tolerance, max_steps):
-    """Solve ``A x = b`` from zero and return the number of V-cycles; see :func:`_vectors.conjugate_gradients`."""
-    shape = (table[0, 0] + 2, table[0, 1] + 2)
-    f, z = work[F, : vectors.shape[1]], work[U, : vectors.shape[1]]
-    cycle = (work, table, inverse, signs, wrap, np.empty(shape[1], np.float32))
-    matrix = (faces_x, faces_y, reaction, wrap)
-    return _vectors.conjugate_gradients(vcycle, cycle, product, matrix, f, z, vectors, shape, tolerance, max_steps)
+def solve(arrays, levels, matrices, answers, bounds, singular, limits):
+    """Solve the systems ``first`` to ``last - 1`` in at most so many steps, the three numbers in ``bounds``.
+
+    ``answers`` are right-hand sides, solutions and numbers of steps. ``limits`` are the tolerance and the factor by
+    which neighbouring faces may differ: a system with larger jumps along more than a quarter of a line is left alone,
+    with the number of steps -1.
+    """
+    first, last, max_steps = bounds
+    tolerance, limit = limits
+    rhs, solutions, steps = answers
+    w, x, line, inverse = arrays
+    faces_x, faces_y, reaction = matrices
+    nx, ny = rhs.shape[1], rhs.shape[2]
+    stride, scale, rough = np.uint64(ny + 2), 1.0, False
+    matrix = (faces_x[0], faces_y[0], reaction[0])
+    for index in range(first, last):
+        if faces_x.shape[0] > 1 or index == first:
+            own = index if faces_x.shape[0] > 1 else 0
+            matrix = (faces_x[own], faces_y[own], reaction[min(own, reaction.shape[0] - 1)])
+            rough = jumps(matrix[0], False, limit) + jumps(matrix[1], True, limit) > max(nx, ny) // 4
+            if not rough:
+                scale = build(w, levels[0], matrix, levels[2], line)
+                coarsest_matrix(w, levels[0], levels[2], inverse)
+                invert(inverse, singular)
+        if rough:
+            steps[index] = -1
+            continue
+        norm = norm_of(rhs[index].reshape(rhs[index].size))
+        if norm > 0.0:
+            step = conjugate_gradients(arrays, levels, rhs[index], matrix, 1.0 / norm, scale, tolerance, max_steps)
+            steps[index], total = step, 0.0
+            for i in range(nx):
+                total += take_line(x, np.uint64(i + 1) * stride + ONE, solutions[index, i], norm * scale)
+            if singular:
+                subtract(solutions[index].reshape(rhs[index].size), total / rhs[index].size)

@@ -2,13 +2,16 @@
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.linalg import get_blas_funcs
 
 from vcycle import _check
-from vcycle.solvers.arnoldi import Apply, Counted, KrylovResult, arnoldi, identity
+from vcycle.solvers.arnoldi import SIDES, Apply, Counted, KrylovResult, Sided, arnoldi, identity
 
 SAFETY = 0.95
 """Aim a little below the tolerance: the residual recomputed elsewhere rounds differently."""
 MAX_STEPS = 10_000
+STALL, MAX_STALLED = 1 - 1e-6, 3
+"""Give up after three cycles in a row that each take off less than a millionth of the residual."""
 
 
 def cg(
@@ -16,6 +19,7 @@ def cg(
     b: np.ndarray,
     *,
     preconditioner: Apply = identity,
+    start: np.ndarray | None = None,
     rtol: float = 1e-8,
     max_steps: int = MAX_STEPS,
 ) -> KrylovResult:
@@ -24,11 +28,13 @@ def cg(
     Parameters
     ----------
     operator
-        ``A``, symmetric positive (semi-)definite: a matrix, or a function of a vector ``(n,)``.
+        ``A``, Hermitian positive (semi-)definite: a matrix, or a function of a vector ``(n,)``.
     b
         Right-hand side, shape ``(n,)``, in the unit of ``A x``; in the range of ``A`` where ``A`` is singular.
     preconditioner
-        A function that applies an approximate inverse, symmetric positive definite; default none.
+        A function that applies an approximate inverse, Hermitian positive definite; default none.
+    start
+        The first ``x``, shape ``(n,)``; default zero.
     rtol
         Stop when the true ``|b - A x| <= rtol |b|``, dimensionless.
     max_steps
@@ -42,12 +48,13 @@ def cg(
     Raises
     ------
     ValueError
-        If ``rtol`` or ``max_steps`` is not positive.
+        If ``rtol`` or ``max_steps`` is not positive, or ``start`` has another shape than ``b``.
     """
     apply, norm = checked(operator, b, rtol, max_steps)
-    x, r, p = np.zeros_like(b, dtype=float), b.astype(float), np.zeros_like(b, dtype=float)
-    target, steps, rz, replaced = SAFETY * rtol * norm, 0, 1.0, np.inf
-    size = norm
+    x, r = started(apply, b, start)
+    axpy = get_blas_funcs("axpy", (x,))
+    p, target, steps, rz, replaced = np.zeros_like(x), SAFETY * rtol * norm, 0, 1.0, np.inf
+    size = float(np.linalg.norm(r))
     while steps < max_steps and np.isfinite(size):
         if size <= target:
             r = b - apply(x)
@@ -56,14 +63,15 @@ def cg(
                 break
             replaced, p = size, np.zeros_like(p)
         z = preconditioner(r)
-        rz, rz_old = float(r @ z), rz
-        p = z + rz / rz_old * p
+        rz, rz_old = float(np.vdot(z, r).real), rz
+        p *= rz / rz_old
+        p += z
         Ap = apply(p)
-        energy = float(p @ Ap)
+        energy = float(np.vdot(p, Ap).real)
         if not (energy > 0 and rz > 0):
             break
-        x += rz / energy * p
-        r = r - rz / energy * Ap
+        axpy(p, x, a=rz / energy)
+        r = r - (rz / energy) * Ap
         size = float(np.linalg.norm(r))
         steps += 1
     return finished(apply, x, b, steps)
@@ -74,11 +82,13 @@ def gmres(
     b: np.ndarray,
     *,
     preconditioner: Apply = identity,
+    side: str = "right",
     restart: int = 40,
+    start: np.ndarray | None = None,
     rtol: float = 1e-8,
     max_steps: int = MAX_STEPS,
 ) -> KrylovResult:
-    """Solve ``A x = b`` by right-preconditioned GMRES, restarted.
+    """Solve ``A x = b`` by preconditioned GMRES, restarted.
 
     Parameters
     ----------
@@ -87,11 +97,15 @@ def gmres(
     b
         Right-hand side, shape ``(n,)``, in the unit of ``A x``.
     preconditioner
-        A function that applies an approximate inverse; default none. On the right, so that residuals are true ones.
+        A function that applies an approximate inverse; default none.
+    side
+        ``"right"``, ``"left"``, or ``"flexible"`` for a preconditioner that changes from step to step.
     restart
         Largest dimension of a Krylov space.
+    start
+        The first ``x``, shape ``(n,)``; default zero.
     rtol
-        Stop when the true ``|b - A x| <= rtol |b|``, dimensionless.
+        Stop when the true ``|b - A x| <= rtol |b|``, dimensionless; the side does not matter.
     max_steps
         Largest number of Arnoldi steps.
 
@@ -103,43 +117,42 @@ def gmres(
     Raises
     ------
     ValueError
-        If ``rtol``, ``max_steps`` or ``restart`` is not positive.
+        If ``rtol``, ``max_steps`` or ``restart`` is not positive, the side is unknown, or ``start`` has another shape
+        than ``b``.
 
     References
     ----------
-    Saad and Schultz, SIAM J. Sci. Stat. Comput. 7 (1986) 856. doi:10.1137/0907058
+    Saad and Schultz, SIAM J. Sci. Stat. Comput. 7 (1986) 856. doi:10.1137/0907058. Flexible: Saad, SIAM J. Sci.
+    Comput. 14 (1993) 461. doi:10.1137/0914028
     """
     _check.integer("restart", restart, 1)
+    _check.choice("side", side, SIDES)
     apply, norm = checked(operator, b, rtol, max_steps)
-    dtype = np.result_type(b, np.float64)
-    x, r = np.zeros(b.shape, dtype), b.astype(dtype)
-    target, steps, size, stalled = SAFETY * rtol * norm, 0, norm, 0
+    sided = Sided(apply, preconditioner, side)
+    x, r = started(apply, b, start)
+    target, steps, stalled = SAFETY * rtol * norm, 0, 0
+    size = float(np.linalg.norm(r))
     while steps < max_steps and size > target and stalled < MAX_STALLED:
+        s = sided.minimised(r)
+        inner = float(np.linalg.norm(s))
+        if not (np.isfinite(inner) and inner > 0):
+            break
         space = arnoldi(
-            lambda v: apply(preconditioner(v)),
-            r,
+            sided.product,
+            s,
             steps=min(restart, max_steps - steps),
-            tolerance=target,
+            tolerance=inner * target / size,
+            flexible=sided.flexible,
         )
         steps += space.steps
         if not np.isfinite(space.hessenberg).all():
             break
-        y = np.linalg.lstsq(space.hessenberg, np.eye(space.steps + 1)[0] * size, rcond=None)[0]
-        x = x + preconditioner(space.basis[:, :-1] @ y)
+        y = np.linalg.lstsq(space.hessenberg, np.eye(space.steps + 1)[0] * inner, rcond=None)[0]
+        x = x + sided.correction(y @ space.searched)
         r = b - apply(x)
         size, before = float(np.linalg.norm(r)), size
         stalled = stalled + 1 if size > STALL * before else 0
     return finished(apply, x, b, steps)
-
-
-STALL, MAX_STALLED = 1 - 1e-6, 3
-"""Give up after three cycles in a row that each take off less than a millionth of the residual."""
-
-
-def jacobi(diagonal: np.ndarray) -> Apply:
-    """Return the preconditioner that divides by the diagonal ``(n,)``; entries of zero divide by one."""
-    inverse = 1.0 / np.where(diagonal == 0, 1.0, diagonal)
-    return lambda r: inverse * r
 
 
 def checked(
@@ -151,6 +164,17 @@ def checked(
     if b.ndim != 1:
         raise ValueError(f"`b` must have shape (n,). Got {b.shape}.")
     return Counted(operator), float(np.linalg.norm(b))
+
+
+def started(apply: Counted, b: np.ndarray, start: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first ``x``, a new array, and its residual."""
+    dtype = np.result_type(b, apply.dtype)
+    if start is None:
+        return np.zeros(b.shape, dtype), b.astype(dtype)
+    if start.shape != b.shape:
+        raise ValueError(f"`start` must have shape {b.shape}, as `b`. Got {start.shape}.")
+    x = start.astype(np.result_type(dtype, start))
+    return x, (b - apply(x)).astype(x.dtype)
 
 
 def finished(apply: Counted, x: np.ndarray, b: np.ndarray, steps: int) -> KrylovResult:

@@ -1,4 +1,9 @@
-"""Conjugate gradients with a multigrid V(1,1) cycle, matrix-free: one system at a time, in cache, one thread each."""
+"""Conjugate gradients with a multigrid V(1,1) cycle, matrix-free: one system at a time, in cache, one thread each.
+
+Two cycles share the work. The plain one rediscretises and interpolates linearly: the fastest where coefficients are
+smooth or jump mildly, cells are nearly as wide as long, and the grid halves down to a few cells. What jumps more, and
+every other grid, goes to black-box multigrid (:mod:`vcycle.solvers.blackbox`), whose transfers follow the matrix.
+"""
 
 import math
 import time
@@ -8,19 +13,34 @@ import numpy as np
 import torch
 
 from vcycle.grid import Grid
+from vcycle.multigrid.fluxes import FaceFluxes
+from vcycle.solvers import blackbox
 from vcycle.solvers._threads import share_out
 from vcycle.solvers.krylov import SAFETY
 from vcycle.solvers.result import Solves
 from vcycle.solvers.systems import LinearSystems
 
-MAX_COARSEST = 1500
+MAX_COARSEST = 256
 """Most unknowns of the coarsest level, which is inverted densely for every matrix."""
+PLAIN_COARSEST = 64
+"""The same for the plain cycle, which has to halve all axes; above, black-box coarsens further."""
+JUMP = 100.0
+"""The plain cycle leaves systems alone where neighbouring faces differ by more than this, half the coefficient's jump.
+
+At contrast 100 it needs twice the steps of black-box and half the time; at 300 and 256 x 256 as long; at 1000, longer.
+"""
+ASPECT = 1.5
+"""Longest over shortest side of a cell that the plain cycle takes on."""
+PATIENCE = 30
+"""Steps after which the plain cycle hands over to the black-box one."""
+BLOCK_POINTS = 2**16
+"""Systems solved in one compiled call have at most this many points together, so that threads seldom meet."""
 
 _SIGN = {"dirichlet": -1.0, "neumann": 1.0, "robin": 1.0, "absorbing": 1.0, "periodic": 0.0}
 
 
 def level_shapes(grid: Grid) -> list[tuple[int, ...]]:
-    """Return the shapes of all levels, finest first: halved while every axis has an even number of at least 4 cells."""
+    """Return the shapes of the plain levels, finest first: halved while every axis has an even number of 4 or more."""
     shapes = [grid.shape]
     while grid.can_coarsen:
         grid = grid.coarsened()
@@ -29,9 +49,25 @@ def level_shapes(grid: Grid) -> list[tuple[int, ...]]:
 
 
 def can_solve(systems: LinearSystems, *, max_coarsest: int = MAX_COARSEST) -> bool:
-    """Whether the multigrid solver takes these systems: definite, 2-D or 3-D, and coarsened far enough."""
+    """Whether the multigrid solver takes these systems: real face fluxes, definite, 2-D or 3-D, and few points left.
+
+    Sizes need not be even and points may be vertices; only periodic axes must halve, down to ``max_coarsest`` points
+    in all.
+    """
+    operator = systems.operator
+    if not isinstance(operator, FaceFluxes) or systems.dtype.is_complex or not systems.positive_definite:
+        return False
+    if operator.grid.num_axes not in (2, 3):
+        return False
+    return math.prod(blackbox.plan(operator.grid, operator.boundary)[-1][:3]) <= max_coarsest
+
+
+def plain_fits(systems: LinearSystems) -> bool:
+    """Whether the grid lets the plain cycle try: cells, nearly as wide as long, that halve down to a few."""
     grid = systems.operator.grid
-    return systems.positive_definite and grid.num_axes in (2, 3) and math.prod(level_shapes(grid)[-1]) <= max_coarsest
+    if grid.centring != "cell" or max(grid.spacing) > ASPECT * min(grid.spacing):
+        return False
+    return math.prod(level_shapes(grid)[-1]) <= PLAIN_COARSEST
 
 
 def solve_all(systems: LinearSystems, *, rtol: float, max_steps: int = 500, workers: int = 1) -> Solves:
@@ -46,32 +82,59 @@ def solve_all(systems: LinearSystems, *, rtol: float, max_steps: int = 500, work
     max_steps
         Largest number of V-cycles per system.
     workers
-        Number of threads, each with systems of its own.
+        Number of threads, each with systems of its own. Answers do not depend on it.
+
+    Returns
+    -------
+    Solves
+        Seconds are measured over the systems of one compiled call, and shared among them by their numbers of steps.
 
     Raises
     ------
     ValueError
-        If the systems are not definite, the grid has one axis, or its coarsest level has more than 1500 cells.
+        If the systems are not real, definite face fluxes, the grid has one axis, or a periodic axis does not halve.
     """
     if not can_solve(systems):
-        grid = systems.operator.grid
         raise ValueError(
-            "`method` must not be 'multigrid' unless the matrix is positive definite and the grid 2-D or 3-D with at "
-            f"most {MAX_COARSEST} cells on its coarsest level. Got {grid.shape}, coarsest {level_shapes(grid)[-1]}."
+            "`method` must not be 'multigrid' unless the matrix is positive definite, of real face fluxes, and the "
+            f"grid 2-D or 3-D, its periodic axes even down to {MAX_COARSEST} points. Got {systems.operator.grid.shape}."
         )
     num = len(systems)
     solves = Solves(
-        torch.zeros_like(systems.rhs), torch.zeros(num, dtype=torch.int64), torch.zeros(num, dtype=torch.float64)
+        torch.zeros_like(systems.rhs, memory_format=torch.contiguous_format),
+        torch.zeros(num, dtype=torch.int64),
+        torch.zeros(num, dtype=torch.float64),
     )
+    left = list(range(num))
+    if plain_fits(systems):
+        _solve_plainly(systems, solves, rtol=rtol, max_steps=max_steps, workers=workers)
+        done = solves.iterations.numpy()
+        left = [i for i in left if done[i] < 0 or PATIENCE <= done[i] < max_steps]
+        solves.iterations.clamp_(min=0)
+    if left:
+        from vcycle.solvers import _blackbox_cycle  # noqa: F401 - compiled or loaded once, before threads start
+
+        def work(share: range) -> None:
+            workspace = blackbox.Workspace(systems)
+            for place in share:
+                spent = int(solves.iterations[left[place]])
+                workspace.solve_into(solves, left[place], rtol=rtol, max_steps=max_steps - spent)
+
+        share_out(work, len(left), workers)
+    return solves
+
+
+def _solve_plainly(systems: LinearSystems, solves: Solves, *, rtol: float, max_steps: int, workers: int) -> None:
+    some = max(1, BLOCK_POINTS // systems.operator.grid.num_points)
+    blocks = [(first, min(len(systems), first + some)) for first in range(0, len(systems), some)]
     _kernels(systems.operator.grid.num_axes)  # compiled or loaded once, before threads start
 
     def work(share: range) -> None:
         workspace = _Workspace(systems)
-        for index in share:
-            workspace.solve_into(solves, index, rtol=rtol, max_steps=max_steps)
+        for block in share:
+            workspace.solve_into(solves, *blocks[block], rtol=rtol, max_steps=min(max_steps, PATIENCE))
 
-    share_out(work, num, workers)
-    return solves
+    share_out(work, len(blocks), workers)
 
 
 def _kernels(num_axes: int) -> ModuleType:
@@ -83,75 +146,44 @@ def _kernels(num_axes: int) -> ModuleType:
 
 
 class _Workspace:
-    """The arrays of one thread, and the hierarchy of the matrix that they hold."""
+    """The arrays of one thread for the plain cycle."""
 
     def __init__(self, systems: LinearSystems) -> None:
-        operator = systems.operator
-        grid, self.systems = operator.grid, systems
+        operator, self.systems = blackbox.fluxes_of(systems), systems
+        grid = operator.grid
         self.kernels = _kernels(grid.num_axes)
         shapes = level_shapes(grid)
         sizes = [math.prod(n + 2 for n in shape) for shape in shapes]
         offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        self.table = np.array([(*shape, offset) for shape, offset in zip(shapes, offsets, strict=True)], dtype=np.int64)
-        self.work = np.zeros((grid.num_axes + 4, sum(sizes)), dtype=np.float32)
-        self.vectors = np.zeros((5, sizes[0]))
-        inside = (slice(1, -1),) * grid.num_axes
-        padded = self.vectors.reshape(5, *(n + 2 for n in grid.shape))
-        self.x, self.b = padded[0][inside], padded[1][inside]
+        self.table = np.array([(*shape, at) for shape, at in zip(shapes, offsets, strict=True)], dtype=np.uint64)
         self.signs = np.array([_SIGN[kind] for pair in operator.boundary.kinds for kind in pair], dtype=np.float32)
         self.wrap = np.array(operator.boundary.periodic)
-        self.rhs = systems.rhs.detach().numpy()
-        self.faces = [face.detach().numpy() for face in operator.faces]
-        self.reaction = None if operator.reaction is None else operator.reaction.detach().numpy()
-        self.matrix = -1
+        self.work = np.zeros(self.kernels.ROWS * sum(sizes), dtype=np.float32)
+        self.line = np.zeros(sizes[0] // (grid.shape[0] + 2) + grid.shape[-1] + 2, dtype=np.float32)
+        coarsest = math.prod(shapes[-1])
+        self.inverse = np.zeros((coarsest, coarsest))
+        faces = tuple(_contiguous(face) for face in operator.faces)
+        none = np.zeros((1, *(0,) * grid.num_axes))
+        self.matrices = (*faces, none if operator.reaction is None else _contiguous(operator.reaction))
+        self.arrays = (self.work, np.zeros(sizes[0]), self.line, self.inverse)
+        self.rhs = _contiguous(systems.rhs)
 
-    def solve_into(self, solves: Solves, index: int, *, rtol: float, max_steps: int) -> None:
-        """Solve system ``index`` and write the answer to its place in ``solves``."""
+    def solve_into(self, solves: Solves, first: int, last: int, *, rtol: float, max_steps: int) -> None:
+        """Solve the systems ``first`` to ``last - 1``, but for those with jumps: they get the number of steps -1."""
         start = time.perf_counter()
-        matrix = 0 if self.systems.operator.batch == 1 else index
-        if matrix != self.matrix:
-            self._build(matrix)
-        b = self.rhs[index]
-        if self.systems.singular:
-            b = b - b.mean()
-        norm = np.linalg.norm(b)
-        steps, solution = 0, solves.solutions[index].numpy()
-        if norm > 0:
-            np.divide(b, norm, out=self.b)
-            steps = self.kernels.conjugate_gradients(
-                self.work,
-                self.vectors,
-                self.table,
-                self.inverse,
-                *self.fine,
-                self.signs,
-                self.wrap,
-                SAFETY * rtol,
-                max_steps,
-            )
-            np.multiply(self.x, norm, out=solution)
-            if self.systems.singular:
-                solution -= solution.mean()
-        solves.iterations[index] = steps
-        solves.seconds[index] = time.perf_counter() - start
-
-    def _build(self, matrix: int) -> None:
-        faces = [np.ascontiguousarray(face[matrix]) for face in self.faces]
-        none = np.zeros((0,) * len(faces))
-        reaction = none if self.reaction is None else np.ascontiguousarray(self.reaction[matrix])
-        self.fine = (*faces, reaction)
-        scale = 1.0 / max(face.max() for face in faces)  # any constant factor leaves the preconditioner as good
-        self.kernels.build(self.work, self.table, *self.fine, scale, self.wrap)
-        size = int(np.prod(self.table[-1, :-1]))
-        dense = np.zeros((size, size))
-        self.kernels.coarsest_matrix(self.work, self.table, self.wrap, dense)
-        self.inverse = _inverse(dense, singular=self.systems.singular).astype(np.float32)
-        self.matrix = matrix
+        steps = solves.iterations.numpy()
+        self.kernels.solve(
+            self.arrays,
+            (self.table, self.signs, self.wrap),
+            self.matrices,
+            (self.rhs, solves.solutions.numpy(), steps),
+            (first, last, max_steps),
+            self.systems.singular,
+            (SAFETY * rtol, JUMP),
+        )
+        weights = torch.from_numpy(steps[first:last] + 1.0)
+        solves.seconds[first:last] = (time.perf_counter() - start) * weights / max(weights.sum().item(), 1.0)
 
 
-def _inverse(dense: np.ndarray, *, singular: bool) -> np.ndarray:
-    """Return the inverse, or the pseudo-inverse where the kernel is the constants."""
-    if not singular:
-        return np.linalg.inv(dense)
-    constant = np.full_like(dense, np.trace(dense) / len(dense) ** 2)
-    return np.linalg.inv(dense + constant) - 1.0 / (constant[0, 0] * len(dense) ** 2)
+def _contiguous(values: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(values.detach().numpy())

@@ -7,22 +7,26 @@ import torch
 from torch import Tensor
 
 from vcycle import _check
-from vcycle.solvers import direct, krylov_sequence, multigrid
+from vcycle.solvers import batched, direct, krylov_sequence, multigrid
+from vcycle.solvers.choice import Choice, choose
 from vcycle.solvers.factors import DirectFactors
 from vcycle.solvers.implicit import differentiable, needs_gradient
-from vcycle.solvers.ordering import nearest_neighbour_order
+from vcycle.solvers.krylov_sequence import RECYCLING, Krylov
+from vcycle.solvers.ordering import order_of
 from vcycle.solvers.recycle import RecycleSpace
 from vcycle.solvers.result import SequenceResult, Solves, Status
 from vcycle.solvers.systems import LinearSystems
 
-METHODS = ("auto", "direct", "multigrid", "cg", "gmres", "gcrodr")
-DEFAULT_STEPS = {"direct": 1, "multigrid": 500, "cg": 10_000, "gmres": 10_000, "gcrodr": 10_000}
+METHODS = ("auto", "direct", "pardiso", "multigrid", "batched", *krylov_sequence.METHODS)
+DIRECT = ("direct", "pardiso")
+DEFAULT_STEPS = dict.fromkeys(DIRECT, 1) | {"multigrid": 500, "batched": 500}
+DEFAULT_STEPS |= dict.fromkeys(krylov_sequence.METHODS, 10000)
+AUTO_STEPS = 300
+"""Krylov steps after which `auto` gives a system to sparse LU."""
 ORDERS = ("given", "nearest", "auto")
 
-AUTO_COARSEST = 256
-"""Most unknowns of a coarsest level, for `auto`: with more, sparse LU is faster than a dense inverse."""
 FALLBACK_POINTS = 100_000
-"""Largest grid on which `auto` tries sparse LU for what multigrid left unsolved."""
+"""Largest grid on which `auto` tries sparse LU for what an iteration left unsolved."""
 RESIDUAL_POINTS = 2**16
 ZERO_SUM = 1e-10
 """A right-hand side of a singular system may sum to this much of the sum of its absolute values."""
@@ -37,6 +41,7 @@ def solve_sequence(
     features: Tensor | None = None,
     recycle: RecycleSpace | None = None,
     factors: DirectFactors | None = None,
+    krylov: Krylov | None = None,
     max_steps: int | None = None,
     workers: int = 1,
 ) -> SequenceResult:
@@ -52,25 +57,30 @@ def solve_sequence(
     rtol
         Tolerance for the true relative residual ``|b - A u| / |b|``, dimensionless.
     method
-        ``"direct"`` is sparse LU, its symbolic work shared. ``"multigrid"`` is conjugate gradients with a V-cycle, for
-        definite systems in 2-D and 3-D. ``"cg"``, ``"gmres"`` and ``"gcrodr"`` are Krylov methods with the Jacobi
-        preconditioner; the last carries a subspace from each system to the next. ``"auto"`` takes multigrid where it
-        can coarsen far enough, and otherwise LU; what multigrid leaves unsolved on up to 100 000 points goes to LU.
+        ``"direct"`` is sparse LU, its symbolic work shared, and ``"pardiso"`` the same by MKL, from the extra
+        ``vcycle[direct]``. ``"multigrid"`` is conjugate gradients with a V-cycle, for definite systems in 2-D and 3-D;
+        ``"batched"`` is the same in tensors, all systems at once, on whatever device they are. ``"cg"``, ``"gmres"``,
+        ``"recycling-cg"`` and ``"gcrodr"`` are Krylov methods; the last two carry a subspace from each system to the
+        next. ``"auto"`` chooses by what the systems are (:func:`vcycle.solvers.choice.choose`); what an iteration then
+        leaves unsolved on up to 100 000 points goes to sparse LU.
     order
-        ``"given"``, ``"nearest"`` (:func:`nearest_neighbour_order` of the features), or ``"auto"``: nearest for
-        ``"gcrodr"``, given otherwise. Results come back in the caller's order all the same.
+        ``"given"``, ``"nearest"`` (:func:`order_of` the features), or ``"auto"``: nearest for the methods that
+        recycle, given otherwise. Results come back in the caller's order all the same.
     features
         What distances are measured in, shape ``(num, p)``; default the coefficients, or right-hand sides where the
         matrix is shared.
     recycle
-        A space from an earlier sequence, for ``"gcrodr"``.
+        A space from an earlier sequence, for the methods that recycle.
     factors
-        Factors from an earlier sequence of the same family, for ``"direct"`` and ``"auto"``. They spare the work on the
-        structure; a matrix that all systems share, and shared then, is not factored again. Answers do not depend on it.
+        Factors from an earlier sequence of the same family, for the direct methods and ``"auto"``. They spare the work
+        on the structure; a matrix that all systems share, and shared then, is not factored again. Answers do not depend
+        on it.
+    krylov
+        Preconditioner and further options of a Krylov method; default ``Krylov()``, with Jacobi's.
     max_steps
         Largest number of steps per system; default 500 V-cycles, or 10 000 Krylov steps.
     workers
-        Number of threads over systems, for ``"direct"`` and ``"multigrid"``. Answers do not depend on it.
+        Number of threads over systems, for the direct methods and ``"multigrid"``. Answers do not depend on it.
 
     Returns
     -------
@@ -92,10 +102,8 @@ def solve_sequence(
     _check.integer("workers", workers, 1)
     if max_steps is not None:
         _check.integer("max_steps", max_steps, 1)
-    if recycle is not None and method != "gcrodr":
-        raise ValueError(f"`recycle` must be None unless `method` is 'gcrodr'. Got method {method!r}.")
+    _check_belongings(method, recycle, krylov, factors)
     if factors is not None:
-        _check.choice("method", method, ("direct", "auto"))
         factors.require_fit(systems)
     recorded, asked_method = systems, method
     systems = _checked_systems(systems)
@@ -103,32 +111,31 @@ def solve_sequence(
     _check_sums(systems, finite)
     visits = _visits(systems, order, features, method)
     chosen = visits[finite[visits]]
-    use_fallback = method == "auto"
-    method = resolved_method(method, systems)
-    limit = DEFAULT_STEPS[method] if max_steps is None else max_steps
+    choice = choose(systems) if method == "auto" else Choice(method, krylov)
+    limit = _limit(choice.method, automatic=method == "auto") if max_steps is None else max_steps
 
     solves = _solve(
-        _select(systems, chosen), method, rtol=rtol, limit=limit, carried=(recycle, factors), workers=workers
+        _select(systems, chosen), choice, rtol=rtol, limit=limit, carried=(recycle, factors), workers=workers
     )
     answers = Solves.blank(systems.rhs)
     answers.store(chosen, solves)
     residuals = _residuals(systems, answers.solutions)
     exhausted = answers.iterations >= limit
     left = torch.nonzero(finite & ~(residuals <= rtol)).flatten()
-    if use_fallback and method != "direct" and len(left) and systems.operator.grid.num_points <= FALLBACK_POINTS:
+    iterated = method == "auto" and choice.method != "direct"
+    if iterated and len(left) and systems.operator.grid.num_points <= FALLBACK_POINTS:
         rescued = direct.solve_all(systems.select(left), rtol=rtol, workers=workers, factors=factors)
         answers.store(left, rescued)
         solves = replace(solves, factors=rescued.factors)
         residuals = _residuals(systems, answers.solutions)
         exhausted[left] = False
     facts = zip(residuals.tolist(), finite.tolist(), exhausted.tolist(), strict=True)
-    statuses = tuple(_status(r, rtol, finite=ok, exhausted=out) for r, ok, out in facts)
     result = SequenceResult(
         answers.solutions,
         residuals,
         answers.iterations,
         answers.seconds,
-        statuses,
+        tuple(_status(r, rtol, finite=ok, exhausted=out) for r, ok, out in facts),
         visits,
         recycle=solves.recycle,
         factors=solves.factors,
@@ -143,12 +150,25 @@ def solve_sequence(
             method=asked_method,
             recycle=result.recycle if systems.symmetric else None,
             factors=result.factors,
+            krylov=krylov,
             max_steps=max_steps,
             workers=workers,
         )
         return solved.raise_if_failed().solutions
 
     return replace(result, solutions=differentiable(result.solutions, recorded, solve_adjoint))
+
+
+def _check_belongings(
+    method: str, recycle: RecycleSpace | None, krylov: Krylov | None, factors: DirectFactors | None
+) -> None:
+    """Raise where an argument is given that the method has no use for."""
+    if recycle is not None and method not in RECYCLING:
+        raise ValueError(f"`recycle` must be None unless `method` is {' or '.join(RECYCLING)}. Got method {method!r}.")
+    if krylov is not None:
+        _check.choice("method", method, krylov_sequence.METHODS)
+    if factors is not None:
+        _check.choice("method", method, (*DIRECT, "auto"))
 
 
 def _checked_systems(systems: LinearSystems) -> LinearSystems:
@@ -189,7 +209,7 @@ def _check_sums(systems: LinearSystems, finite: Tensor) -> None:
 def _visits(systems: LinearSystems, order: str, features: Tensor | None, method: str) -> Tensor:
     """Return the order of solution, shape ``(num,)``."""
     num = len(systems)
-    if order == "given" or (order == "auto" and method != "gcrodr"):
+    if order == "given" or (order == "auto" and method not in RECYCLING):
         return torch.arange(num)
     if features is not None and (features.dim() != 2 or len(features) != num):
         raise ValueError(f"`features` must have shape ({num}, p), one row per system. Got {tuple(features.shape)}.")
@@ -198,7 +218,7 @@ def _visits(systems: LinearSystems, order: str, features: Tensor | None, method:
         flat = [torch.view_as_real(part) if part.is_complex() else part for part in varying]
         rows = torch.cat([part.flatten(1) for part in flat], dim=1)
         features = torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
-    return nearest_neighbour_order(features)
+    return order_of(features)
 
 
 def _select(systems: LinearSystems, chosen: Tensor) -> LinearSystems:
@@ -209,27 +229,33 @@ def _select(systems: LinearSystems, chosen: Tensor) -> LinearSystems:
 
 def resolved_method(method: str, systems: LinearSystems) -> str:
     """Return the method itself, or what ``"auto"`` stands for on these systems."""
-    if method != "auto":
-        return method
-    can_coarsen = systems.operator.grid.can_coarsen
-    return "multigrid" if can_coarsen and multigrid.can_solve(systems, max_coarsest=AUTO_COARSEST) else "direct"
+    return choose(systems).method if method == "auto" else method
+
+
+def _limit(method: str, *, automatic: bool) -> int:
+    return AUTO_STEPS if automatic and method in krylov_sequence.METHODS else DEFAULT_STEPS[method]
 
 
 def _solve(
     systems: LinearSystems,
-    method: str,
+    choice: Choice,
     *,
     rtol: float,
     limit: int,
     carried: tuple[RecycleSpace | None, DirectFactors | None],
     workers: int,
 ) -> Solves:
-    recycle, factors = carried
-    if method == "direct":
-        return direct.solve_all(systems, rtol=rtol, workers=workers, factors=factors)
+    method, (recycle, factors) = choice.method, carried
+    if method in DIRECT:
+        engine = "superlu" if method == "direct" else "pardiso"
+        return direct.solve_all(systems, rtol=rtol, workers=workers, factors=factors, engine=engine)
     if method == "multigrid":
         return multigrid.solve_all(systems, rtol=rtol, max_steps=limit, workers=workers)
-    return krylov_sequence.solve_all(systems, method=method, rtol=rtol, max_steps=limit, recycle=recycle)
+    if method == "batched":
+        return batched.solve_all(systems, rtol=rtol, max_steps=limit)
+    return krylov_sequence.solve_all(
+        systems, method=method, rtol=rtol, max_steps=limit, recycle=recycle, options=choice.krylov
+    )
 
 
 def _residuals(systems: LinearSystems, solutions: Tensor) -> Tensor:

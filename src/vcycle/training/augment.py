@@ -126,17 +126,17 @@ def _channel_order(name: str, fields: Sequence[FieldInfo]) -> tuple[int, ...]:
     starts, total = [], 0
     for info in fields:
         starts.append(total)
-        total += info.components
+        total += info.num_channels
     order: list[int] = []
     for info in fields:
         source = info if info.face is None else _at_face(_moved_face(info.face, name), info, fields)
         start = starts[fields.index(source)]
-        order += range(start, start + info.components)
+        order += range(start, start + info.num_channels)
     return tuple(order)
 
 
 def _at_face(face: str, like: FieldInfo, fields: Sequence[FieldInfo]) -> FieldInfo:
-    matches = [info for info in fields if info.face == face and info.components == like.components]
+    matches = [info for info in fields if info.face == face and info.num_channels == like.num_channels]
     if len(matches) != 1:
         raise ValueError(f"`augment` needs one field on face {face} as the image of {like.name!r}. Got {len(matches)}.")
     return matches[0]

@@ -61,12 +61,12 @@ class TrainedOperator:
     @property
     def in_channels(self) -> int:
         """Number of input channels."""
-        return sum(info.components for info in self.input_fields)
+        return sum(info.num_channels for info in self.input_fields)
 
     @property
     def out_channels(self) -> int:
         """Number of output channels."""
-        return sum(info.components for info in self.output_fields)
+        return sum(info.num_channels for info in self.output_fields)
 
     def predict(self, inputs: Any, *, batch_size: int = 64) -> Tensor:
         """Return the operator's outputs.

@@ -1,40 +1,19 @@
-"""Import and export of other layouts; :data:`FORMATS` lists them."""
+"""The ``.pt`` files of neuraloperator's Darcy data."""
 
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vcycle import _files
 from vcycle.data.dataset import Dataset
+from vcycle.data.formats.common import shown
 from vcycle.errors import DataError
 from vcycle.grid import Grid
-
-
-@dataclass(frozen=True)
-class Format:
-    """One layout of data on disk.
-
-    Parameters
-    ----------
-    suffixes
-        How names of such files end, with the dot.
-    about
-        What it is, in a few words.
-    read
-        Path to dataset.
-    write
-        Dataset and path to a file.
-    """
-
-    suffixes: tuple[str, ...]
-    about: str
-    read: Callable[[str | Path], Dataset]
-    write: Callable[[Dataset, str | Path], Any]
+from vcycle.problems.problem import FieldInfo
 
 
 def read_neuraloperator(path: str | Path) -> Dataset:
@@ -88,15 +67,25 @@ def write_neuraloperator(dataset: Dataset, path: str | Path) -> None:
         If the file cannot be written.
     """
     fields = (*dataset.input_fields, *dataset.output_fields)
-    if len(fields) != 2 or any(info.components != 1 or info.face is not None for info in fields):
+    if len(fields) != 2 or any(info.num_channels != 1 or info.face is not None for info in fields):
         names = ", ".join(info.name for info in fields)
         raise ValueError(
             f"`dataset` must have one input and one output channel on the grid for this layout. Got {names}."
         )
-    x, y = (torch.from_numpy(dataset.stored(info.name)[:, 0].copy()) for info in fields)
+    x, y = (torch.from_numpy(_one_channel(dataset, info)) for info in fields)
     is_boolean = bool(((x == 0) | (x == 1)).all())
     with _files.whole(path) as partial, partial.open("wb") as file:  # given a path, torch hides why a disk refuses
-        torch.save({"x": x.bool() if is_boolean else x, "y": y}, file)
+        try:
+            torch.save({"x": x.bool() if is_boolean else x, "y": y}, file)
+        except RuntimeError as error:  # torch complains of its own position after the disk has refused
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def _one_channel(dataset: Dataset, info: FieldInfo) -> np.ndarray:
+    values = shown(dataset, info)
+    return values.reshape(len(values), *dataset.grid.shape).copy()
 
 
 def _load_tensors(path: Path) -> dict[str, Any]:
@@ -122,33 +111,3 @@ def _tensor(path: Path, content: dict[str, Any], key: str) -> Tensor:
         keys = ", ".join(map(str, content)) or "nothing"
         raise DataError(f"{path} must hold a real tensor {key!r}. It holds {keys}. Convert it to the layout x, y.")
     return content[key]
-
-
-def _write_zarr(dataset: Dataset, path: str | Path) -> None:
-    dataset.save(path)
-
-
-FORMATS: dict[str, Format] = {
-    "zarr": Format((".zarr",), "vcycle's own store", Dataset.open, _write_zarr),
-    "neuraloperator": Format((".pt",), "neuraloperator's Darcy data", read_neuraloperator, write_neuraloperator),
-}
-"""Layouts by name; ``vcycle convert`` and recipes know those that are listed here."""
-
-
-def detect_format(path: str | Path, *, name: str = "path") -> str:
-    """Return the name in :data:`FORMATS` that a path's suffix stands for; a folder with ``zarr.json`` is ``"zarr"``.
-
-    ``name`` is what messages call the path.
-
-    Raises
-    ------
-    ValueError
-        If no layout has this suffix.
-    """
-    if (Path(path) / "zarr.json").is_file():
-        return "zarr"
-    found = [key for key, known in FORMATS.items() if Path(path).suffix in known.suffixes]
-    if not found:
-        known = ", ".join(suffix for entry in FORMATS.values() for suffix in entry.suffixes)
-        raise ValueError(f"`{name}` must end in one of {known}. Got {str(path)!r}.")
-    return found[0]
