@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from helpers import assert_close
+from helpers import assert_close, assert_order
 from vcycle.boundary import Boundary
 from vcycle.grid import Grid
 from vcycle.multigrid.classical import ClassicalLevel, chebyshev_weights, hierarchy, v_cycle
 from vcycle.multigrid.coarsest import DenseLevel, SparseLevel
 from vcycle.multigrid.cycle import cycle
 from vcycle.multigrid.fluxes import laplacian
-from vcycle.multigrid.layer import MultigridLayer
+from vcycle.multigrid.layer import MultigridLayer, Transfers
 from vcycle.multigrid.padding import Padding
 from vcycle.multigrid.transfers import apply_stencil, linear_weight, prolong
 
@@ -151,17 +151,114 @@ def test_coarsened_constant_coefficient_is_the_coarse_operator(kinds, shape):
 def test_padding_by_kind_and_centring():
     u = torch.arange(1.0, 5.0)[None, None]
     expected = {
-        ("dirichlet", "cell"): [-2, -1, 1, 2, 3, 4, -4, -3],
-        ("neumann", "cell"): [2, 1, 1, 2, 3, 4, 4, 3],
-        ("periodic", "cell"): [3, 4, 1, 2, 3, 4, 1, 2],
-        ("dirichlet", "vertex"): [0, 0, 1, 2, 3, 4, 0, 0],
-        ("neumann", "vertex"): [3, 2, 1, 2, 3, 4, 3, 2],
-        ("periodic", "vertex"): [3, 4, 1, 2, 3, 4, 1, 2],
+        ("dirichlet", "cell"): [-1, 1, 2, 3, 4, -4],
+        ("neumann", "cell"): [1, 1, 2, 3, 4, 4],
+        ("periodic", "cell"): [4, 1, 2, 3, 4, 1],
+        ("dirichlet", "vertex"): [-2, 1, 2, 3, 4, -3],
+        ("neumann", "vertex"): [2, 1, 2, 3, 4, 3],
+        ("periodic", "vertex"): [4, 1, 2, 3, 4, 1],
     }
     for (kind, centring), values in expected.items():
-        padding = Padding.of(Boundary.of(kind, 1), centring)
-        assert padding.pad(u, 2)[0, 0].tolist() == values
-        assert padding.pad(u, 1)[0, 0].tolist() == values[1:-1]
+        assert Padding.of(Boundary.of(kind, 1), centring).pad(u)[0, 0].tolist() == values
+    assert Padding.zeros(1).pad(u)[0, 0].tolist() == [0, 1, 2, 3, 4, 0]
+
+
+CENTRINGS = ["cell", "vertex"]
+CONTINUED = {  # functions that the ghosts of a kind continue exactly, of the distance to the wall
+    "dirichlet": lambda distance: 3.0 * distance,
+    "neumann": lambda distance: 2.0 - distance**2,
+    "periodic": lambda distance: 0.0 * distance + 2.0,
+}
+
+
+@pytest.mark.parametrize("centring", CENTRINGS)
+@pytest.mark.parametrize("kind", CONTINUED)
+@pytest.mark.parametrize("size", [32, 33, 37, 46])
+def test_every_level_keeps_the_wall_where_it_is(kind, centring, size):
+    padding = Padding.of(Boundary.of(kind, 1), centring)
+    length = size - (1.0 if centring == "vertex" and kind != "periodic" else 0.0)
+    for level, (ghosts, (count,)) in enumerate(padding.hierarchy((size,), 4)):
+        h = 2.0**level
+        x = h * (torch.arange(-1, count + 1, dtype=torch.float64) + (0.5 if centring == "cell" else 0.0))
+        gap = (length - x[-2].item()) / h
+        if kind == "periodic":
+            assert 1 <= gap + x[1].item() / h < 2
+        else:
+            assert gap == 0 or 0.5 <= gap < 1.5
+        low, high = (CONTINUED[kind](distance) for distance in (x, length - x))
+        assert_close(ghosts.pad(low[1:-1][None, None])[0, 0, 0], low[0])
+        assert_close(ghosts.pad(high[1:-1][None, None])[0, 0, -1], high[-1])
+
+
+def test_a_periodic_axis_that_does_not_halve_closes_linearly():
+    """Nine cells leave four pairs and a gap of one and a half coarse spacings between the last and the first."""
+    coarse, shape = Padding.of(Boundary.of("periodic", 1), "cell").coarsened((9,))
+    assert shape == (4,)
+    u = torch.tensor([[[3.0, 0.0, 0.0, 6.0]]], dtype=torch.float64)
+    assert_close(coarse.pad(u)[0, 0], torch.tensor([5.0, 3.0, 0.0, 0.0, 6.0, 4.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("centring", CENTRINGS)
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("shape", [(8, 12), (9, 11), (5, 8)])
+def test_fold_is_the_transpose_of_padding(kinds, centring, shape):
+    for padding, size in Padding.of(poisson((8, 8), kinds).boundary, centring).hierarchy(shape, 3):
+        outer = tuple(n + 2 for n in size)
+        ghosts = columns(lambda u, p=padding: p.pad(u[:, None])[:, 0], size)
+        folded = columns(lambda g, p=padding: p.fold(g[:, None].clone())[:, 0], outer)
+        assert_close(folded, ghosts.T)
+
+
+@pytest.mark.parametrize("num_axes", [1, 2])
+@pytest.mark.parametrize(("centring", "kernel"), [("cell", 4), ("vertex", 3)])
+def test_gradients_of_padded_convolutions(num_axes, centring, kernel):
+    """Derivatives of first and second order, forward and backward, against finite differences."""
+    padding = Padding.of(Boundary.of((("dirichlet", "neumann"), "periodic")[:num_axes], num_axes), centring)
+    shape = (5, 4)[:num_axes]
+    coarse, size = padding.coarsened(shape)
+    u, v = random(1, 1, *shape).requires_grad_(), random(1, 1, *size).requires_grad_()
+    w = random(2, 1, *(kernel,) * num_axes, seed=2).requires_grad_()
+    p = random(1, 2, *(4 if centring == "cell" else 3,) * num_axes, seed=3).requires_grad_()
+
+    def restrict(u, w):
+        return apply_stencil(u, w, padding, stride=2)
+
+    def interpolate(v, p):
+        return prolong(v, p, coarse, shape)
+
+    for function, arguments in ((restrict, (u, w)), (interpolate, (v, p))):
+        options = {"check_forward_ad": num_axes == 2}
+        assert torch.autograd.gradcheck(function, arguments, **options)
+        assert torch.autograd.gradgradcheck(function, arguments)
+        with torch.no_grad():
+            assert function(*arguments).equal(function(*(a.detach() for a in arguments)))
+
+
+WAVES = {
+    "dirichlet": lambda x: torch.sin(torch.pi * x),
+    "neumann": lambda x: torch.cos(torch.pi * x),
+    "periodic": lambda x: torch.sin(2 * torch.pi * x + 0.3),
+}
+
+
+@pytest.mark.parametrize("centring", CENTRINGS)
+@pytest.mark.parametrize("kind", WAVES)
+@pytest.mark.parametrize("size", [16, 17, 22])
+def test_linear_interpolation_is_second_order_up_to_every_wall(kind, centring, size):
+    """In the largest error over all points, from grids that halve and from grids that do not."""
+    padding, errors, sizes = Padding.of(Boundary.of(kind, 1), centring), [], []
+    for factor in (1, 3, 9):
+        n = size * factor
+        h = 1.0 / (n - 1 if centring == "vertex" and kind != "periodic" else n)
+        coarse, (m,) = padding.coarsened((n,))
+        fine, values = (
+            WAVES[kind]((torch.arange(k, dtype=torch.float64) + padding.offset) * spacing)
+            for k, spacing in ((n, h), (m, 2 * h))
+        )
+        change = prolong(values[None, None], linear_weight(1, centring), coarse, (n,))[0, 0] - fine
+        errors.append(change.abs().max().item())
+        sizes.append(1 / h)
+    assert_order(errors, sizes, 2.0)
 
 
 def learned_layer(padding, smoothing, **options):
@@ -179,28 +276,41 @@ def test_learned_layer_is_linear(shape, options):
     assert_close(layer(2.0 * f - 3.0 * g), 2.0 * layer(f) - 3.0 * layer(g))
 
 
-def freeze_poisson(layer, classical, degree):
-    """Give a one-channel layer the stencils of classical multigrid; the coarsest smoothing is the classical solve."""
-    for level, learned in zip(classical[:-1], layer.levels[:-1], strict=True):
-        laplace = torch.tensor([[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]], dtype=torch.float64)
-        point = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]], dtype=torch.float64)
-        for way in (learned.pre, learned.post):
+def freeze_poisson(layer, degree, centring="cell"):
+    """Give a one-channel layer the stencils of classical multigrid for square cells of size 1."""
+    laplace = torch.tensor([[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]], dtype=torch.float64)
+    point = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]], dtype=torch.float64)
+    for level in layer.levels[:-1]:
+        for way in (level.pre, level.post):
             for step, weight in zip(way, chebyshev_weights(degree), strict=True):
                 step.S.weight.data[0, 0] = point * weight / 4
                 if step.A is not None:
                     step.A.weight.data[0, 0] = laplace
-        learned.A.weight.data[0, 0] = laplace
-        learned.R.weight.data = learned.P.weight.data = linear_weight(2)
-        assert level.operator.grid.num_axes == 2
-    return [*layer.levels[:-1], _CoarseSolve(classical[-1])]
+        level.A.weight.data[0, 0] = laplace
+        level.R.weight.data = level.P.weight.data = linear_weight(2, centring)
+
+
+def poisson_layer(kinds, centring, levels, degree):
+    layer = MultigridLayer(
+        1,
+        1,
+        Padding.of(Boundary.of(kinds, 2), centring),
+        smoothing=((degree, degree),) * (levels - 1) + ((1, 0),),
+        residual_restriction=True,
+        transfers=Transfers(4, 4) if centring == "cell" else Transfers(3, 3),
+    ).double()
+    freeze_poisson(layer, degree, centring)
+    return layer
 
 
 class _CoarseSolve:
-    def __init__(self, level):
-        self.level = level
+    """The exact (least-norm) solution with the matrix of a function on a small grid."""
+
+    def __init__(self, matrix):
+        self.inverse = torch.linalg.pinv(matrix, rcond=1e-10)
 
     def smooth(self, f, u, *, post=False):
-        return self.level.smooth(f[:, 0], None)[:, None]
+        return (f.flatten(1) @ self.inverse.T).reshape(f.shape)
 
 
 @pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
@@ -211,14 +321,39 @@ def test_layer_with_poisson_stencils_is_the_classical_cycle(kinds, shape):
     while operator.grid.can_coarsen:
         classical.append(ClassicalLevel(operator, degree=degree, diagonal=torch.tensor(4.0, dtype=torch.float64)))
         operator = operator.coarsened()
+    coarsest = columns(operator.apply, operator.grid.shape)
     classical.append(DenseLevel(operator))
-    smoothing = ((degree, degree),) * (len(classical) - 1) + ((1, 0),)
-    layer = MultigridLayer(
-        1, 1, classical[0].padding, smoothing=smoothing, residual_restriction=True, restriction_kernel=4
-    ).double()
+    layer = poisson_layer(kinds, "cell", len(classical), degree)
     f = random(3, *shape)
-    learned = cycle(freeze_poisson(layer, classical, degree), f[:, None])[:, 0]
+    learned = cycle([*layer.on_grid(shape)[:-1], _CoarseSolve(coarsest)], f[:, None])[:, 0]
     assert_close(learned, v_cycle(classical, f), rtol=1e-12)
+
+
+@pytest.mark.parametrize("centring", CENTRINGS)
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("shape", [(33, 33), (37, 22)])
+def test_layer_with_poisson_stencils_converges_on_any_size(kinds, centring, shape):
+    """One cycle of the frozen layer contracts the error of the frozen fine operator, whatever the size."""
+    levels = 4
+    layer = poisson_layer(kinds, centring, levels, degree=3)
+    laplace, (bottom, size) = layer.levels[0].A, layer.padding.hierarchy(shape, levels)[-1]
+    coarse = columns(lambda u: laplace(u[:, None], bottom)[:, 0], size)
+    on_grid, error = [*layer.on_grid(shape)[:-1], _CoarseSolve(coarse)], random(1, 1, *shape)
+    for _ in range(8):
+        before = unknowns(error, kinds, centring)
+        before = before / before.norm()
+        error = unknowns(before - cycle(on_grid, laplace(before, layer.padding)), kinds, centring)
+    assert error.norm() < 0.35, error.norm()
+
+
+def unknowns(u, kinds, centring):
+    """Leave out what is none: the values on the walls of a vertex grid, the mean where nothing fixes it."""
+    if centring == "vertex":
+        for axis, pair in enumerate(Boundary.of(kinds, 2).kinds):
+            inner = torch.ones(u.shape[axis + 2], dtype=u.dtype)
+            inner[[i for i, kind in zip((0, -1), pair, strict=True) if kind == "dirichlet"]] = 0.0
+            u = u * inner.reshape([-1 if dim == axis + 2 else 1 for dim in range(u.ndim)])
+    return u - u.mean() if kinds in ("neumann", "periodic") else u
 
 
 def test_wrong_counts_are_named():

@@ -211,7 +211,7 @@ def test_the_description_is_json_for_people(tmp_path):
     description = json.loads((tmp_path / "op" / "operator.json").read_text())
     assert description["model"] == {"name": "affine", "config": {"in_channels": 2, "out_channels": 1, "bias": 0.25}}
     assert description["version"] == vc.__version__
-    assert description["output_fields"] == [{"name": "head", "unit": "m", "components": 1, "face": None}]
+    assert description["output_fields"] == [{"name": "head", "unit": "m", "components": 1, "face": None, "times": None}]
     assert set(load_file(tmp_path / "op" / "weights.safetensors")) == {
         "network.mix.weight",
         "network.mix.bias",

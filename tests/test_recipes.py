@@ -9,7 +9,9 @@ import yaml
 from vcycle import recipes
 from vcycle.demo import DARCY, DARCY_FULL, HELMHOLTZ
 from vcycle.errors import DataError
+from vcycle.models import MODELS
 
+NAMES = ", ".join(repr(name) for name in sorted(MODELS))
 FOLDER = Path(__file__).parents[1] / "recipes"
 
 SMALL = {
@@ -68,7 +70,7 @@ def test_demo_settings_fit_the_signatures_and_the_recipe():
         ("expect", None, "`recipe` must have expect."),
         ("expect.at_most", None, "`expect` must have at_most."),
         ("expect.set", "tset", "`expect.set` must be one of 'test'. Got 'tset'. Did you mean 'test'?"),
-        ("model.name", "mgn", "`model.name` must be one of 'fno', 'mgno'. Got 'mgn'. Did you mean 'mgno'?"),
+        ("model.name", "mgn", f"`model.name` must be one of {NAMES}. Got 'mgn'. Did you mean 'mgno'?"),
         ("model.levls", 3, "`model mgno` has no 'levls'. Did you mean 'levels'?"),
         ("fit.epoch", 3, "`fit` has no 'epoch'. Did you mean 'epochs'?"),
         ("fit.seed", 3, "`fit` has no 'seed'."),
@@ -80,7 +82,7 @@ def test_demo_settings_fit_the_signatures_and_the_recipe():
         (
             "data",
             {"train": "a.pt", "format": "mat"},
-            "`data.format` must be one of 'zarr', 'neuraloperator'. Got 'mat'.",
+            "`data.format` must be one of 'zarr', 'neuraloperator', 'npz', 'fno', 'the-well', 'pdebench'. Got 'mat'.",
         ),
     ],
 )
@@ -162,8 +164,8 @@ def test_building_a_model_leaves_the_random_state():
 
 
 def test_wrong_models_and_formats():
-    with pytest.raises(ValueError, match="`model` must be one of 'fno', 'mgno'"):
-        recipes.build_model("unet", None, {})
+    with pytest.raises(ValueError, match=f"`model` must be one of {NAMES}"):
+        recipes.build_model("vgg", None, {})
     with pytest.raises(ValueError, match="`format` must be one of"):
         recipes.read_data("x", "csv")
 

@@ -172,7 +172,7 @@ def train(
     out: str,
     config: str | None = None,
     data_dir: str | None = None,
-    model: Literal["mgno", "fno"] | None = None,
+    model: str | None = None,
     epochs: int | None = None,
     test: int | None = None,
     validation: int | None = None,
@@ -194,7 +194,7 @@ def train(
     data_dir
         Where the recipe's data files lie.
     model
-        The model; mgno if nothing is said.
+        The model; mgno if nothing is said. A wrong name gets all of them listed.
     epochs
         Passes over the training samples; 50 if nothing is said.
     test
@@ -219,6 +219,9 @@ def train(
         return Outcome(_recipe_text(result, out), result, status=0 if result["reached"] else 1)
     if data is None:
         raise ValueError("`data` must be given, or a recipe with --config.")
+    from vcycle.models import MODELS
+
+    _check.choice("model", model or "mgno", MODELS)
     if data_dir is not None:
         raise ValueError(f"`data_dir` must not be given without --config. Got {data_dir}.")
     further = read_pairs("fit_args", fit_args)

@@ -11,11 +11,13 @@ from vcycle.boundary import Boundary
 from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
+from vcycle.layers.domain import crop, pad_walls, read_padding
+from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.spectral import SpectralConv
-from vcycle.models._inputs import check_input
+from vcycle.models.base import GridModel, conditioned
 
 
-class FNO(nn.Module):
+class FNO(GridModel):
     """Alternates learned Fourier multipliers with pointwise maps.
 
     ``v_0 = P [u, x]``, ``v_{l+1} = gelu(W_l v_l + b_l + K_l v_l)`` (no gelu after the last), ``out = Q(v_L)``, with
@@ -33,14 +35,17 @@ class FNO(nn.Module):
     depth
         Number of Fourier layers.
     padding
-        Zero cells added at the upper end of every non-periodic axis, since Fourier series wrap around; 8 as in the
-        authors' code for Darcy.
+        What is added at the upper end of every non-periodic axis, since Fourier series wrap around: an int is a number
+        of points, 8 as in the authors' code for Darcy; a float is a share of the box, which alone lets the weights keep
+        their meaning on another grid.
     boundary
         Kinds of the unknown's faces: the periodic axes are not padded.
     centring
         ``"cell"`` or ``"vertex"``, for the coordinate channels.
     num_axes
         Space dimensions, 1 to 3; taken from ``boundary`` where that is a :class:`Boundary`.
+    num_parameters
+        Scalars per sample that ``forward`` takes besides the functions.
 
     Raises
     ------
@@ -68,57 +73,37 @@ class FNO(nn.Module):
         modes: int | Sequence[int] = 12,
         width: int = 32,
         depth: int = 4,
-        padding: int = 8,
+        padding: float = 8,
         boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
         centring: Centring = "cell",
         num_axes: int = 2,
+        num_parameters: int = 0,
     ) -> None:
-        super().__init__()
-        counts = {"in_channels": in_channels, "out_channels": out_channels, "width": width, "depth": depth}
-        for key, count in counts.items():
-            _check.integer(key, count, 1)
-        _check.integer("padding", padding, 0)
-        if isinstance(boundary, Boundary):
-            num_axes = len(boundary.kinds)
-        kinds = Boundary.of(boundary, num_axes)
-        modes = _check.per_axis("modes", modes, num_axes)
-        self.in_channels, self.out_channels, self.num_axes = in_channels, out_channels, num_axes
-        self.centring = _check.choice("centring", centring, ("cell", "vertex"))
-        self.padding, self.periodic = padding, kinds.periodic
-        self._config = {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "modes": list(modes),
-            "width": width,
-            "depth": depth,
-            "padding": padding,
-            "boundary": kinds.to_list(),
-            "centring": centring,
-            "num_axes": num_axes,
-        }
-        self.P = pointwise(in_channels + num_axes, width, num_axes)
+        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        super().__init__(
+            in_channels,
+            out_channels,
+            boundary=boundary,
+            centring=centring,
+            num_axes=num_axes,
+            num_parameters=num_parameters,
+            sites=depth,
+            modes=list(modes),
+            width=width,
+            depth=depth,
+            padding=read_padding(padding),
+        )
+        d, self.padding = self.num_axes, padding
+        self.P = pointwise(in_channels + d, width, d)
         self.K = nn.ModuleList(SpectralConv(width, width, modes) for _ in range(depth))
-        self.W = nn.ModuleList(pointwise(width, width, num_axes) for _ in range(depth))
-        self.Q = nn.Sequential(pointwise(width, 128, num_axes), nn.GELU(), pointwise(128, out_channels, num_axes))
+        self.W = nn.ModuleList(pointwise(width, width, d) for _ in range(depth))
+        self.Q = ChannelMLP(width, 128, out_channels, d)
 
-    def config(self) -> dict[str, Any]:
-        """Return the JSON-ready constructor arguments; ``FNO(**model.config())`` has the same architecture."""
-        return self._config
-
-    def forward(self, u: Tensor, parameters: Tensor | None = None) -> Tensor:
-        """Map ``(batch, in_channels, *space)`` to ``(batch, out_channels, *space)``.
-
-        Raises
-        ------
-        ValueError
-            If the number of channels or axes is wrong, or ``parameters`` are given.
-        """
-        check_input(u, parameters, self.in_channels, self.num_axes)
-        shape = u.shape[2:]
-        v = self.P(append_coordinates(u, self.centring, self.periodic))  # type: ignore[arg-type]
-        extra = [0 if periodic else self.padding for periodic in self.periodic]
-        v = F.pad(v, [side for width in reversed(extra) for side in (0, width)])
+    def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
+        """Do what :meth:`forward` promises."""
+        v = self.P(append_coordinates(u, self.centring, self.periodic))
+        v = pad_walls(v, self.periodic, self.padding, self.centring)
         for layer, (K, W) in enumerate(zip(self.K, self.W, strict=True)):
-            v = K(v) + W(v)
+            v = conditioned(K(v) + W(v), maps, layer)
             v = F.gelu(v) if layer < len(self.K) - 1 else v
-        return self.Q(v[(..., *(slice(0, n) for n in shape))])
+        return self.Q(crop(v, u.shape[2:]))

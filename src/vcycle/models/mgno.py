@@ -1,20 +1,33 @@
 """MgNO, the multigrid neural operator (He, Liu, Xu, ICLR 2024, arXiv:2310.19809)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from vcycle import _check
 from vcycle.boundary import Boundary
 from vcycle.grid import Centring
+from vcycle.layers.conditioning import Conditioning, modulate
 from vcycle.layers.convolution import pointwise
+from vcycle.layers.spacing import at_spacing, halvings
+from vcycle.layers.walls import vanish_on_walls
 from vcycle.models._inputs import check_input
+from vcycle.models.initial import scale_weights
 from vcycle.multigrid.cycle import CYCLE_KINDS, CycleKind
-from vcycle.multigrid.layer import MultigridLayer
+from vcycle.multigrid.layer import MultigridLayer, Transfers
 from vcycle.multigrid.padding import Padding
+
+TransferKind = Literal["published", "centred"]
+TRANSFERS = {
+    "published": {"cell": Transfers(3, 4), "vertex": Transfers(3, 4)},
+    "centred": {"cell": Transfers(4, 4), "vertex": Transfers(3, 3)},
+}
+Init = Literal["scaled", "published"]
+INITS = ("scaled", "published")
 
 
 class MgNO(nn.Module):
@@ -29,12 +42,11 @@ class MgNO(nn.Module):
     in_channels, out_channels
         Channels of the input and of the output functions.
     width
-        Channels of the hidden functions.
+        Channels of the hidden functions: one number, or one per level of the cycles, from the finest.
     depth
         Number of layers.
     levels
-        Number of grids in each cycle. Each halves the size, ``ceil(n / 2)``, so any size from ``2^(levels - 1)`` on
-        works.
+        Number of grids in each cycle. Each halves the size, so any size from ``2^(levels - 1)`` on works.
     cycle
         ``"backslash"`` (as published for Darcy), ``"V"``, ``"W"`` or ``"F"``.
     smoothing
@@ -50,16 +62,39 @@ class MgNO(nn.Module):
     residual_restriction
         Restrict the residual and start coarse levels from zero, as the paper's algorithm is written; the published
         results restrict ``f`` and ``u``.
+    transfers
+        Kernels between levels. ``"published"``: restrictions 3 wide, prolongations 4 wide. ``"centred"``: as wide as
+        the geometry asks for, 4 on cells and 3 on vertices. ``None`` is ``"centred"`` on vertices, else
+        ``"published"``.
+    hard_boundary
+        Make the output vanish on every Dirichlet face, to rounding, whatever the weights:
+        :func:`vcycle.layers.walls.vanish_on_walls`. Train with an output normaliser that keeps zero, such as
+        ``"scale"``.
+    residual
+        Add the first ``out_channels`` input channels to the output, for steps of an evolution.
+    num_parameters
+        Scalars per sample that ``forward`` takes besides the functions; they scale and shift the hidden channels, see
+        :class:`vcycle.layers.conditioning.Conditioning`.
+    native_shape
+        Size of the grid that the stencils belong to, that of the training data. On grids of the same box that are 2, 4,
+        ... times finer or coarser every cycle then runs at its own spacing, between classical transfers, while ``B``
+        and gelu act on the grid itself. ``None`` applies the stencils to any grid as they are.
+    init
+        First weights. ``"published"`` is PyTorch's default, as in the reference code, under which functions shrink with
+        every layer; ``"scaled"`` keeps their size through any depth (:func:`vcycle.models.initial.scale_weights`).
+    checkpoint
+        Keep only the input of every layer but the last for the way back, and compute the rest again: less memory, more
+        time.
 
     Raises
     ------
     ValueError
-        If a count is not positive or a kind is unknown.
+        If a count is not positive, a kind is unknown, or options contradict each other.
 
     Notes
     -----
-    Differs from the reference code in: ghost values follow the boundary kind and the centring, in prolongations too
-    (its periodic model is not periodic); any size; any number of output channels.
+    Differs from the reference code in: ghost values follow the boundary kind, the centring and the level's distance
+    from the wall, in prolongations too (its periodic model is not periodic); any size; any number of output channels.
 
     References
     ----------
@@ -68,12 +103,12 @@ class MgNO(nn.Module):
 
     name = "mgno"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # every option of the paper's architecture and of its geometry, all with defaults
         self,
         in_channels: int,
         out_channels: int,
         *,
-        width: int = 24,
+        width: int | Sequence[int] = 24,
         depth: int = 4,
         levels: int = 5,
         cycle: CycleKind = "backslash",
@@ -82,26 +117,44 @@ class MgNO(nn.Module):
         centring: Centring = "cell",
         num_axes: int = 2,
         residual_restriction: bool = False,
+        transfers: TransferKind | None = None,
+        hard_boundary: bool = False,
+        residual: bool = False,
+        num_parameters: int = 0,
+        native_shape: Sequence[int] | None = None,
+        init: Init = "published",
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         _check.choice("cycle", cycle, CYCLE_KINDS)
         _check.choice("centring", centring, ("cell", "vertex"))
-        for key, count in {"in_channels": in_channels, "out_channels": out_channels, "width": width}.items():
+        _check.choice("init", init, INITS)
+        for key, count in {"in_channels": in_channels, "out_channels": out_channels}.items():
             _check.integer(key, count, 1)
         _check.integer("depth", depth, 1)
         _check.integer("levels", levels, 1)
-        self.in_channels, self.out_channels, self.levels = in_channels, out_channels, levels
-        self.smoothing = _read_smoothing(smoothing, levels, cycle)
+        _check.integer("num_parameters", num_parameters, 0)
+        widths = _read_width(width, levels)
         zeros = isinstance(boundary, str) and boundary == "zeros"
         if isinstance(boundary, Boundary):
             num_axes = len(boundary.kinds)
         kinds = Boundary.of("dirichlet" if zeros else boundary, num_axes)
-        padding = Padding.zeros(num_axes) if zeros else Padding.of(kinds, centring)
+        if residual and in_channels < out_channels:
+            raise ValueError(f"`in_channels` must be at least {out_channels} with `residual`. Got {in_channels}.")
+        if hard_boundary and (zeros or not any("dirichlet" in pair for pair in kinds.kinds)):
+            raise ValueError(f"`boundary` must name a Dirichlet face with `hard_boundary`. Got {boundary!r}.")
+        if transfers is None:
+            transfers = "centred" if centring == "vertex" and not zeros else "published"
+        self.in_channels, self.out_channels, self.levels = in_channels, out_channels, levels
+        self.smoothing = _read_smoothing(smoothing, levels, cycle)
         self.num_axes, self.periodic = num_axes, (False,) * num_axes if zeros else kinds.periodic
+        self.kinds, self.centring = kinds, centring
+        self.native_shape = _read_native(native_shape, num_axes)
+        self.hard_boundary, self.residual, self.checkpoint = hard_boundary, residual, checkpoint
         self._config = {
             "in_channels": in_channels,
             "out_channels": out_channels,
-            "width": width,
+            "width": widths[0] if len(set(widths)) == 1 else list(widths),
             "depth": depth,
             "levels": levels,
             "cycle": cycle,
@@ -110,16 +163,32 @@ class MgNO(nn.Module):
             "centring": centring,
             "num_axes": num_axes,
             "residual_restriction": residual_restriction,
+            "transfers": transfers,
+            "hard_boundary": hard_boundary,
+            "residual": residual,
+            "num_parameters": num_parameters,
+            "native_shape": None if self.native_shape is None else list(self.native_shape),
+            "init": init,
+            "checkpoint": checkpoint,
         }
-        channels = [in_channels] + [width] * (depth - 1)
         self.W = nn.ModuleList(
             MultigridLayer(
-                c, width, padding, smoothing=self.smoothing, kind=cycle, residual_restriction=residual_restriction
+                in_channels if i == 0 else widths,  # hidden right-hand sides are as wide as the solution on each level
+                widths,
+                Padding.zeros(num_axes) if zeros else Padding.of(kinds, centring),
+                smoothing=self.smoothing,
+                kind=cycle,
+                residual_restriction=residual_restriction,
+                transfers=TRANSFERS[_check.choice("transfers", transfers, TRANSFERS)][centring],
             )
-            for c in channels
+            for i in range(depth)
         )
-        self.B = nn.ModuleList(pointwise(c, width, num_axes) for c in channels)
-        self.head = pointwise(width, out_channels, num_axes, bias=False)
+        hidden = widths[0]
+        self.B = nn.ModuleList(pointwise(in_channels if i == 0 else hidden, hidden, num_axes) for i in range(depth))
+        self.head = pointwise(hidden, out_channels, num_axes, bias=False)
+        self.conditioning = Conditioning(num_parameters, hidden, sites=depth) if num_parameters else None
+        if init == "scaled":
+            scale_weights(list(self.W), list(self.B), self.head)  # type: ignore[arg-type]
         if num_axes > 1:  # the layout in which convolutions are fastest: on a CPU a third faster
             layout = torch.channels_last if num_axes == 2 else torch.channels_last_3d
             self.to(memory_format=layout)  # type: ignore[call-overload]  # torch's signatures leave it out
@@ -140,15 +209,57 @@ class MgNO(nn.Module):
     def forward(self, u: Tensor, parameters: Tensor | None = None) -> Tensor:
         """Map ``(batch, in_channels, *space)`` to ``(batch, out_channels, *space)``.
 
+        Parameters
+        ----------
+        u
+            Functions on the grid.
+        parameters
+            ``(batch, num_parameters)``; only for a model that was built with a number of them.
+
         Raises
         ------
         ValueError
-            If the number of channels or axes is wrong, the grid is too small, or ``parameters`` are given.
+            If the number of channels or axes is wrong, the grid is too small, or the parameters are not those that the
+            model was built for.
         """
-        check_input(u, parameters, self.in_channels, self.num_axes, smallest=2 ** (self.levels - 1))
-        for W, B in zip(self.W, self.B, strict=True):
-            u = F.gelu(W(u) + B(u))
-        return self.head(u)
+        given = None if self.conditioning is not None else parameters
+        smallest = 2 if self.native_shape else 2 ** (self.levels - 1)
+        check_input(u, given, self.in_channels, self.num_axes, smallest=smallest)
+        maps: Sequence[Tensor | None] = [None] * len(self.W)
+        if self.conditioning is not None:
+            maps = list(self.conditioning(parameters, len(u)))
+        v = u
+        for i, around in enumerate(maps):
+            if self.checkpoint and torch.is_grad_enabled() and i < len(maps) - 1:
+                v = recompute(self._layer, i, v, around, use_reentrant=False, preserve_rng_state=False)
+            else:
+                v = self._layer(i, v, around)
+        v = self.head(v)
+        if self.residual:
+            v = v + u[:, : self.out_channels]
+        return vanish_on_walls(v, self.kinds, self.centring) if self.hard_boundary else v
+
+    def _layer(self, index: int, u: Tensor, maps: Tensor | None) -> Tensor:
+        steps = 0 if self.native_shape is None else halvings(u.shape[2:], self.native_shape)
+        W = self.W[index]
+        cycle, skip = at_spacing(W, u, W.padding, steps), self.B[index](u)  # type: ignore[arg-type]
+        v = cycle + skip if cycle.requires_grad else cycle.add_(skip)
+        return F.gelu(v if maps is None else modulate(v, maps))
+
+
+def _read_width(width: int | Sequence[int], levels: int) -> tuple[int, ...]:
+    """Return the channels of every level."""
+    widths = (width,) * levels if not isinstance(width, Sequence) else tuple(width)
+    if len(widths) != levels:
+        raise ValueError(f"`width` must be one number or one per level ({levels}). Got {width!r}.")
+    return tuple(_check.integer("width", n, 1) for n in widths)
+
+
+def _read_native(shape: Sequence[int] | None, num_axes: int) -> tuple[int, ...] | None:
+    """Return the native shape."""
+    if shape is None:
+        return None
+    return tuple(_check.integer("native_shape", n, 2) for n in _check.per_axis("native_shape", shape, num_axes))
 
 
 def _read_smoothing(

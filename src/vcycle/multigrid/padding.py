@@ -1,54 +1,97 @@
-"""What lies beyond the wall of a tensor: ghost values that follow the boundary kind and the centring.
+"""What lies beyond the wall of a tensor: ghost values that follow the boundary kind, the centring and the grid's level.
 
-A convolution, a restriction and a prolongation meet the same wall, so all of them pad by the same rule.
+A convolution, a restriction and a prolongation meet the same wall, so all of them pad by the same rule. Where a size
+does not halve, the last coarse point lies at another distance from the wall than the last fine one; the ghost value
+follows that distance, so that the wall stays where it is on every level.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vcycle.boundary import Boundary
 from vcycle.grid import Centring
 
-Rule = Literal["odd", "even", "mirror", "wrap", "zero"]
-"""``odd`` and ``even`` reflect at the face, ``mirror`` at the outermost vertex, ``wrap`` closes the axis."""
+Rule = Literal["value", "slope", "wrap", "zero"]
+"""``value``: the function vanishes at the wall; ``slope``: its slope does; ``wrap`` closes the axis; ``zero``: zero."""
 
-_RULES: dict[tuple[str, Centring], Rule] = {
-    ("dirichlet", "cell"): "odd",
-    ("neumann", "cell"): "even",
-    ("robin", "cell"): "even",
-    ("absorbing", "cell"): "even",
-    ("periodic", "cell"): "wrap",
-    ("dirichlet", "vertex"): "zero",
-    ("neumann", "vertex"): "mirror",
-    ("robin", "vertex"): "mirror",
-    ("absorbing", "vertex"): "mirror",
-    ("periodic", "vertex"): "wrap",
+_RULES: dict[str, Rule] = {
+    "dirichlet": "value",
+    "neumann": "slope",
+    "robin": "slope",
+    "absorbing": "slope",
+    "periodic": "wrap",
 }
 
 
 @dataclass(frozen=True)
+class Ghost:
+    """The ghost value next to the end of an axis, as a combination of three values of that axis (dimensionless).
+
+    Parameters
+    ----------
+    edge, inner, opposite
+        Weights of the outermost value, of its inner neighbour and of the outermost value at the other end.
+    """
+
+    edge: float = 0.0
+    inner: float = 0.0
+    opposite: float = 0.0
+
+    @classmethod
+    def of(cls, rule: Rule, distance: float) -> "Ghost":
+        """Return the weights for a wall ``distance`` spacings beyond the outermost value.
+
+        ``value``: the line through the outermost value and zero at the wall; ``slope``: the parabola through two values
+        that is level at the wall. At half a spacing these are the odd and the even reflection, on the outermost value
+        the reflections about it. ``wrap``: linear between the two ends of the axis, ``distance`` apart.
+        """
+        if rule == "wrap":
+            return cls(edge=1.0 - 1.0 / distance, opposite=1.0 / distance)
+        if rule == "slope":
+            return cls(
+                edge=4.0 * distance / (2.0 * distance + 1.0), inner=(1.0 - 2.0 * distance) / (1.0 + 2.0 * distance)
+            )
+        if rule == "value":
+            return cls(inner=-1.0) if distance == 0.0 else cls(edge=(distance - 1.0) / distance)
+        return cls()
+
+
+@dataclass(frozen=True)
 class Padding:
-    """Ghost values for tensors ``(batch, channel, *space)``: one ``(low, high)`` pair of rules per axis."""
+    """Ghost values for tensors ``(batch, channel, *space)`` on one grid of a hierarchy.
+
+    Parameters
+    ----------
+    rules
+        Per axis the rules at the low and at the high end.
+    distances
+        Per axis, in spacings of this grid, from the last point to the wall; on a periodic axis to the first point.
+    offset
+        From the low wall to the first point, in spacings of every grid: 1/2 for cells, 0 for vertices.
+    """
 
     rules: tuple[tuple[Rule, Rule], ...]
+    distances: tuple[float, ...]
+    offset: float = 0.5
 
     @classmethod
     def of(cls, boundary: Boundary, centring: Centring) -> "Padding":
         """Return the padding of an unknown with these boundary kinds on cells or vertices.
 
-        Dirichlet: odd reflection on cells, zero on vertices. Neumann: even reflection on cells, mirrored at the
-        outermost vertex. Robin and absorbing faces are padded like Neumann ones.
+        Dirichlet: odd reflection, on cells at the face, on vertices at the outermost one. Neumann: even reflection.
+        Robin and absorbing faces are padded like Neumann ones.
         """
-        return cls(tuple((_RULES[low, centring], _RULES[high, centring]) for low, high in boundary.kinds))
+        offset = 0.5 if centring == "cell" else 0.0
+        rules = tuple((_RULES[low], _RULES[high]) for low, high in boundary.kinds)
+        return cls(rules, tuple(1.0 if periodic else offset for periodic in boundary.periodic), offset)
 
     @classmethod
     def zeros(cls, num_axes: int) -> "Padding":
-        """Return zero padding on every face, as the reference MgNO uses it."""
-        return cls((("zero", "zero"),) * num_axes)
+        """Return zero padding on every face and of every level, as the reference MgNO uses it."""
+        return cls((("zero", "zero"),) * num_axes, (0.5,) * num_axes)
 
     @property
     def num_axes(self) -> int:
@@ -60,40 +103,103 @@ class Padding:
         """Whether a convolution's own zero padding does the same."""
         return all(rule == "zero" for pair in self.rules for rule in pair)
 
-    def pad(self, u: Tensor, width: int) -> Tensor:
-        """Return ``u`` with ``width`` ghost values on both sides of every axis."""
-        if self.is_zero:
-            return F.pad(u, (width, width) * self.num_axes)
-        for axis, (low, high) in enumerate(self.rules):
-            dim = axis + 2
-            below = _ghosts(u, dim, width, low)
-            above = _ghosts(u.flip(dim), dim, width, high).flip(dim) if width > 1 else _ghost(u, dim, high, last=True)
-            u = torch.cat([below, u, above], dim)
-        return u
+    def ghosts(self, axis: int) -> tuple[Ghost, Ghost]:
+        """Return the weights of the ghost values at the two ends of an axis."""
+        low, high = self.rules[axis]
+        distance = self.distances[axis]
+        return Ghost.of(low, distance if low == "wrap" else self.offset), Ghost.of(high, distance)
+
+    def coarsened(self, shape: tuple[int, ...]) -> tuple["Padding", tuple[int, ...]]:
+        """Return the padding and the shape of the grid with twice the spacing.
+
+        Coarse cells are pairs of fine ones, coarse vertices every second fine one, from the low wall on. Up at the high
+        wall a last point stays if it is on the wall of a vertex grid or at least half a coarse spacing away from it:
+        closer ones would have unbounded ghosts. With zero padding every grid has ``ceil(n / 2)`` points.
+        """
+        ends = [self._coarse_end(axis, size) for axis, size in enumerate(shape)]
+        return replace(self, distances=tuple(d for _, d in ends)), tuple(n for n, _ in ends)
+
+    def _coarse_end(self, axis: int, size: int) -> tuple[int, float]:
+        rule, distance = self.rules[axis][1], self.distances[axis]
+        if rule == "zero":
+            return (size + 1) // 2, distance
+        if rule == "wrap":
+            period = (size - 1 + distance) / 2  # in coarse spacings; halves of integers are exact in binary
+            return max(int(period), 1), period - max(int(period), 1) + 1.0
+        wall = (size - 1 + distance - self.offset) / 2  # from the first coarse point
+        if self.offset == 0.0 and wall == int(wall):
+            return int(wall) + 1, 0.0
+        last = max(math.floor(wall + 0.5) - 1, 0)
+        return last + 1, wall - last
+
+    def hierarchy(self, shape: tuple[int, ...], levels: int) -> list[tuple["Padding", tuple[int, ...]]]:
+        """Return padding and shape of every level, from this grid of the given shape to the coarsest."""
+        grids = [(self, shape)]
+        for _ in range(levels - 1):
+            padding, size = grids[-1]
+            grids.append(padding.coarsened(size))
+        return grids
+
+    def pad(self, u: Tensor) -> Tensor:
+        """Return ``u`` with one ghost value at both ends of every axis.
+
+        The result lies channels-last: convolutions are fastest so.
+        """
+        batch, channels, *shape = u.shape
+        padded = u.new_empty((batch, *(n + 2 for n in shape), channels)).movedim(-1, 1)
+        padded[self._inside] = u
+        for axis, size in enumerate(shape):
+            for move in self._moves(axis, size):
+                target, source = (padded[self._index(axis, part)] for part in (move.target, move.source))
+                if move.more:
+                    target.add_(source, alpha=move.weight)
+                elif move.weight:
+                    target.copy_(source if move.weight == 1.0 else move.weight * source)
+                else:
+                    target.zero_()
+        return padded
+
+    def fold(self, padded: Tensor) -> Tensor:
+        """Apply the transpose of :meth:`pad`; overwrites ``padded`` and returns a part of it."""
+        for axis in reversed(range(self.num_axes)):
+            for move in self._moves(axis, padded.shape[axis + 2] - 2):
+                if move.weight:
+                    target, source = (padded[self._index(axis, part)] for part in (move.target, move.source))
+                    source.add_(target, alpha=move.weight)
+        return padded[self._inside]
+
+    @property
+    def _inside(self) -> tuple[Any, ...]:
+        return (..., *(_INSIDE for _ in self.rules))
+
+    def _index(self, axis: int, part: slice) -> tuple[Any, ...]:
+        """Return the index of a part of an axis; axes are padded in turn, so later ones are still without ghosts."""
+        return (..., part, *(_INSIDE for _ in range(axis + 1, self.num_axes)))
+
+    def _moves(self, axis: int, size: int) -> list["_Move"]:
+        """Return the steps that fill the ghosts of one axis; indices are those of the padded axis."""
+        low, high = self.ghosts(axis)
+        if low == high and low.inner == low.opposite == 0.0 and size > 1:  # both ends in one step
+            return [_Move(slice(0, None, size + 1), slice(1, size + 1, size - 1), low.edge)]
+        inner = min(2, size)  # a single point is its own neighbour
+        moves = []
+        for ghost, target, places in (
+            (low, 0, (1, inner, size)),
+            (high, size + 1, (size, size + 1 - inner, 1)),
+        ):
+            terms = [t for t in zip((ghost.edge, ghost.inner, ghost.opposite), places, strict=True) if t[0]]
+            for i, (weight, source) in enumerate(terms or [(0.0, 1)]):
+                moves.append(_Move(slice(target, target + 1), slice(source, source + 1), weight, more=i > 0))
+        return moves
 
 
-def _ghosts(u: Tensor, dim: int, width: int, rule: Rule) -> Tensor:
-    """Return the ghost values below index 0, in increasing index order; ``u`` is flipped to get those above."""
-    if width == 1:
-        return _ghost(u, dim, rule, last=False)
-    size = u.shape[dim]
-    if rule == "wrap":
-        return u.narrow(dim, size - width, width)
-    if rule == "zero":
-        return torch.zeros_like(u.narrow(dim, 0, width))
-    near = u.narrow(dim, 1 if rule == "mirror" else 0, width).flip(dim)
-    return -near if rule == "odd" else near
+_INSIDE = slice(1, -1)
 
 
-def _ghost(u: Tensor, dim: int, rule: Rule, *, last: bool) -> Tensor:
-    """Return the one ghost value next to the first or the last index; avoids the copies that a flip makes."""
-    size = u.shape[dim]
-    edge, opposite, inner = (size - 1, 0, size - 2) if last else (0, size - 1, 1)
-    if rule == "wrap":
-        return u.narrow(dim, opposite, 1)
-    if rule == "mirror":
-        return u.narrow(dim, inner, 1)
-    outermost = u.narrow(dim, edge, 1)
-    if rule == "even":
-        return outermost
-    return -outermost if rule == "odd" else torch.zeros_like(outermost)
+class _Move(NamedTuple):
+    """``target = weight * source``, or ``+=`` where there is more than one source."""
+
+    target: slice
+    source: slice
+    weight: float
+    more: bool = False

@@ -1,0 +1,88 @@
+"""Where the points of a grid lie in the unit box, and what they weigh in an integral."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vcycle import _check
+from vcycle.grid import Centring, Grid
+
+
+def places(u: Tensor, periodic: Sequence[bool], centring: Centring) -> list[Tensor]:
+    """Return per axis the coordinates ``(n,)`` in the unit box of the points of ``u``, ``(batch, channel, *space)``."""
+    grid = Grid(tuple(u.shape[2:]), centring=centring, periodic=tuple(periodic))
+    return [torch.from_numpy(axis).to(u) for axis in grid.coordinates()]
+
+
+def points(u: Tensor, periodic: Sequence[bool], centring: Centring) -> Tensor:
+    """Return the coordinates of all points of ``u``, ``(point, num_axes)``, in the unit box."""
+    return torch.stack(torch.meshgrid(*places(u, periodic, centring), indexing="ij"), -1).flatten(0, -2)
+
+
+def axis_weights(u: Tensor, periodic: Sequence[bool], centring: Centring) -> list[Tensor]:
+    """Return per axis the weights ``(n,)`` of the midpoint or trapezoidal rule for the mean; their sum is one.
+
+    Vertices on a wall carry half a cell.
+    """
+    weights = []
+    for n, closed in zip(u.shape[2:], periodic, strict=True):
+        axis = torch.ones(n, dtype=u.dtype, device=u.device)
+        if centring == "vertex" and not closed:
+            ends = torch.arange(n, device=u.device) % (n - 1) == 0
+            axis = torch.where(ends, 0.5, axis)
+        weights.append(axis / axis.sum())
+    return weights
+
+
+def quadrature_weights(u: Tensor, periodic: Sequence[bool], centring: Centring) -> Tensor:
+    """Return the weights ``(point,)`` of all points: products of :func:`axis_weights`."""
+    weights = torch.ones(1, dtype=u.dtype, device=u.device)
+    for axis in axis_weights(u, periodic, centring):
+        weights = (weights[:, None] * axis).flatten()
+    return weights
+
+
+def squared_distance(u: Tensor) -> Tensor:
+    """Return the squared distance from the middle of the array over that of a corner, ``(1, 1, *space)``.
+
+    Quarter turns and reflections of the array leave it as it is, whatever the centring.
+    """
+    total = torch.zeros((), dtype=u.dtype, device=u.device)
+    for axis, n in enumerate(u.shape[2:]):
+        x = (2 * torch.arange(n, dtype=u.dtype, device=u.device) + 1 - n) / n
+        total = total + x.square().reshape(-1, *(1,) * (u.ndim - 3 - axis))
+    return (total / (u.ndim - 2))[None, None]
+
+
+class GaussianFeatures(nn.Module):
+    """Sines and cosines of random frequencies at given places; the frequencies are drawn once and kept.
+
+    Parameters
+    ----------
+    num_axes
+        Space dimensions.
+    features
+        Number of values per place, even.
+    scale
+        Standard deviation of the frequencies, in waves per box.
+
+    References
+    ----------
+    Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains",
+    NeurIPS 2020. arXiv:2006.10739.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, num_axes: int, features: int, scale: float) -> None:
+        super().__init__()
+        if _check.integer("features", features, 2) % 2:
+            raise ValueError(f"`features` must be even. Got {features}.")
+        self.register_buffer("frequencies", scale * torch.randn(features // 2, num_axes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map coordinates ``(.., num_axes)`` to ``(.., features)``."""
+        angle = 2 * math.pi * x @ self.frequencies.to(x.dtype).T
+        return torch.cat([angle.sin(), angle.cos()], -1)

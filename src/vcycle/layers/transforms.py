@@ -1,0 +1,268 @@
+"""Series of functions on a grid: Fourier, cosine and Chebyshev, as products with small matrices.
+
+A neural operator keeps few modes. A truncated transform by matrix products costs as much as a fast one on small grids
+and less on large ones, works for any size, has no complex numbers in it, and can be exported. All transforms are
+normalised so that a coefficient does not depend on the number of points.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vcycle import _check
+from vcycle.grid import Centring
+
+Matrices = tuple[np.ndarray, np.ndarray]
+"""Analysis ``(coefficients, points)`` and synthesis ``(points, coefficients)``, float64."""
+
+
+def offset_of(centring: Centring) -> float:
+    """Return the position of the first point in units of the spacing: 0.5 in cells, 0 on vertices."""
+    return 0.5 if centring == "cell" else 0.0
+
+
+def fourier_analysis(v: Tensor, frequencies: Sequence[Sequence[int]], offset: float = 0.0) -> Tensor:
+    r"""Return the Fourier coefficients of real functions on the unit torus.
+
+    .. math:: \hat v_k = \frac{1}{n} \sum_j v(x_j) e^{-2 \pi i k \cdot x_j}, \qquad x_j = (j + \mathrm{offset}) / n
+
+    Parameters
+    ----------
+    v
+        ``(batch, channel, *space)``, real.
+    frequencies
+        Signed integer frequencies per axis; not negative on the last axis, since the functions are real. Those that
+        the grid does not resolve, ``2 |k| >= n``, have coefficient zero.
+    offset
+        Position of the first point in units of the spacing.
+
+    Returns
+    -------
+    Tensor
+        ``(batch, channel, *frequencies, 2)``: real and imaginary parts, dimensionless factors on the unit of ``v``.
+    """
+    axes = len(frequencies)
+    v = (v @ _matrix(v, "real", 0, v.shape[-1], frequencies[-1], offset).T).unflatten(-1, (2, len(frequencies[-1])))
+    for axis in range(axes - 2, -1, -1):  # (.., points, 2, coefficients): the pair beside the axis that is transformed
+        place = 2 + axis
+        if axis < axes - 2:
+            v = v.movedim(place + 2, place + 1)
+        matrix = _matrix(v, "complex", 0, v.shape[place], frequencies[axis], offset)
+        v = _beside(matrix, v, place, len(frequencies[axis]))
+    return v.movedim(2 if axes == 1 else 3, -1)
+
+
+def fourier_synthesis(
+    spectrum: Tensor, frequencies: Sequence[Sequence[int]], shape: Sequence[int], offset: float = 0.0
+) -> Tensor:
+    """Return the real functions with given Fourier coefficients, see :func:`fourier_analysis`.
+
+    Coefficients at negative frequencies of the last axis are the conjugates of those given; frequencies that the grid
+    does not resolve are left out.
+
+    Parameters
+    ----------
+    spectrum
+        ``(batch, channel, *frequencies, 2)``.
+    frequencies, offset
+        As in :func:`fourier_analysis`.
+    shape
+        Points per axis.
+
+    Returns
+    -------
+    Tensor
+        ``(batch, channel, *shape)``.
+    """
+    axes = len(frequencies)
+    v = spectrum.movedim(-1, 2 if axes == 1 else 3)
+    for axis in range(axes - 1):
+        place = 2 + axis
+        matrix = _matrix(v, "complex", 1, shape[axis], frequencies[axis], offset)
+        v = _beside(matrix, v, place, shape[axis])
+        if axis < axes - 2:
+            v = v.movedim(place + 1, place + 2)
+    return v.flatten(-2) @ _matrix(v, "real", 1, shape[-1], frequencies[-1], offset).T
+
+
+def _beside(matrix: Tensor, v: Tensor, place: int, size: int) -> Tensor:
+    """Multiply the axis at ``place``, which becomes ``size`` long, and the pair of parts that follows it."""
+    tail = v.shape[place + 2 :]
+    flat = v.reshape(*v.shape[:place], v.shape[place] * 2, math.prod(tail))
+    return (matrix @ flat).reshape(*v.shape[:place], size, 2, *tail)
+
+
+def along(matrix: Tensor, v: Tensor, axis: int) -> Tensor:
+    """Multiply one axis of ``v`` by a matrix: ``out[.., i, ..] = sum_j matrix[i, j] v[.., j, ..]``."""
+    return (v.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+
+
+def resample(v: Tensor, shape: Sequence[int], periodic: Sequence[bool], centring: Centring) -> Tensor:
+    """Evaluate the interpolating series of functions on another grid of the same box.
+
+    Periodic axes use Fourier series, others cosine series (even reflection at walls). Where the new grid is coarser,
+    the modes that it does not resolve are dropped, so that nothing aliases.
+
+    Parameters
+    ----------
+    v
+        ``(batch, channel, *space)``.
+    shape
+        New number of points per axis.
+    periodic, centring
+        As in :class:`~vcycle.grid.Grid`.
+
+    Returns
+    -------
+    Tensor
+        ``(batch, channel, *shape)``.
+    """
+    for axis, (n, closed) in enumerate(zip(shape, periodic, strict=True)):
+        if n == v.shape[2 + axis]:
+            continue
+        analysis, synthesis = series(v, v.shape[2 + axis], n, periodic=closed, centring=centring)
+        v = along(synthesis @ analysis, v, 2 + axis)
+    return v
+
+
+def series(
+    v: Tensor, n_from: int, n_to: int, *, periodic: bool, centring: Centring, modes: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return analysis on ``n_from`` points and synthesis on ``n_to``, with the modes both resolve, at most ``modes``.
+
+    Parameters
+    ----------
+    v
+        Whose precision and device the matrices have.
+    n_from, n_to
+        Numbers of points.
+    periodic
+        Fourier series if true, cosine series if not.
+    centring
+        Where the points lie.
+    modes
+        Number of coefficients; those that a grid does not resolve are zero. ``None``: all that both resolve.
+    """
+    kind = "fourier" if periodic else "cosine"
+    kept = min(n_from, n_to) if modes is None else modes
+    offset = offset_of(centring)
+    return _matrix(v, kind, 0, n_from, kept, offset), _matrix(v, kind, 1, n_to, kept, offset)
+
+
+def real_dft(n: int, frequencies: tuple[int, ...], offset: float) -> Matrices:
+    """Return the matrices between ``n`` real values and ``(2, frequencies)`` real and imaginary parts."""
+    cosine, sine = _waves(n, frequencies, offset)
+    twice = np.where(np.array(frequencies) == 0, 1.0, 2.0)  # the conjugate frequencies
+    return np.concatenate([cosine, -sine], 1).T / n, np.concatenate([cosine * twice, -sine * twice], 1)
+
+
+def complex_dft(n: int, frequencies: tuple[int, ...], offset: float) -> Matrices:
+    """Return the matrices between ``(n, 2)`` and ``(frequencies, 2)`` real and imaginary parts."""
+    cosine, sine = _waves(n, frequencies, offset)
+    # Indices: point, frequency, part out, part in; and point, part out, frequency, part in.
+    forward = np.stack([np.stack([cosine, sine], -1), np.stack([-sine, cosine], -1)], 2)
+    back = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], 1)
+    size = (2 * len(frequencies), 2 * n)
+    return forward.transpose(1, 2, 0, 3).reshape(size) / n, back.reshape(size[::-1])
+
+
+def _waves(n: int, frequencies: tuple[int, ...], offset: float) -> tuple[np.ndarray, np.ndarray]:
+    k = np.array(frequencies)
+    angle = 2 * np.pi / n * (np.arange(n) + offset)[:, None] * k
+    resolved = 2 * abs(k) < n
+    return np.cos(angle) * resolved, np.sin(angle) * resolved
+
+
+def fourier_series(n: int, modes: int, offset: float) -> Matrices:
+    """Return the matrices of the real Fourier series ``1, sqrt2 cos(2 pi x), sqrt2 sin(2 pi x), sqrt2 cos(4 pi x)..``.
+
+    The functions are orthonormal for the mean over the points. On an even number of points the last cosine has period
+    two and is normalised accordingly; where the points are its zeros, it is left out.
+    """
+    index = np.arange(modes)
+    k, is_cosine = (index + 1) // 2, index % 2 == 1
+    angle = 2 * np.pi / n * (np.arange(n) + offset)[:, None] * k
+    functions = np.where(is_cosine, np.cos(angle), np.sin(angle))
+    functions[:, 0] = 1.0
+    return _orthonormal(functions * (2 * k < n + is_cosine), np.full(n, 1 / n))
+
+
+def cosine_series(n: int, modes: int, offset: float) -> Matrices:
+    """Return the matrices of the cosine series ``1, sqrt2 cos(pi x), sqrt2 cos(2 pi x)..`` on the unit interval.
+
+    In cells it is the discrete cosine transform of type II, on vertices (end points included) of type I, whose inner
+    product is the trapezoidal rule.
+    """
+    k = np.arange(modes)
+    intervals = n if offset else n - 1
+    angle = np.pi / intervals * (np.arange(n) + offset)[:, None] * k
+    weights = np.full(n, 1 / intervals)
+    if not offset:
+        weights[[0, -1]] = 0.5 / intervals
+    return _orthonormal(np.cos(angle) * (k < n), weights)
+
+
+def chebyshev_nodes(n: int) -> np.ndarray:
+    """Return the ``n`` Chebyshev-Gauss points on [0, 1], ascending, float64."""
+    return 0.5 - 0.5 * np.cos(np.pi * (np.arange(n) + 0.5) / n)
+
+
+def chebyshev_series(n: int, modes: int, offset: float = 0.5) -> Matrices:
+    """Return the matrices of the Chebyshev series on [0, 1], ``1, sqrt2 T_1(2x - 1)..``, at :func:`chebyshev_nodes`.
+
+    The functions are orthonormal for the mean over the nodes, that is for the weight ``(x (1 - x))^(-1/2) / pi``.
+    ``offset`` is that of the angles: 0.5 for the Gauss points.
+    """
+    analysis, synthesis = cosine_series(n, modes, offset)
+    sign = (-1.0) ** np.arange(modes)  # the nodes ascend, their angles descend
+    return analysis * sign[:, None], synthesis * sign
+
+
+def _orthonormal(functions: np.ndarray, weights: np.ndarray) -> Matrices:
+    norm = np.sqrt((weights[:, None] * functions**2).sum(0))
+    functions = functions / np.where(norm > 1e-6, norm, np.inf)
+    return (functions * weights[:, None]).T, functions
+
+
+_BUILDERS: dict[str, Callable[..., Matrices]] = {
+    "real": real_dft,
+    "complex": complex_dft,
+    "fourier": fourier_series,
+    "cosine": cosine_series,
+}
+
+
+def _matrix(v: Tensor, kind: str, which: int, *arguments: Any) -> Tensor:
+    """Return analysis (0) or synthesis (1) in the precision and on the device of ``v``."""
+    frozen = tuple(tuple(a) if isinstance(a, Sequence) else a for a in arguments)
+    if torch.compiler.is_compiling():  # nothing may be kept: tensors are not real while a program is recorded
+        return _build(kind, which, frozen, v.dtype, v.device)
+    return _kept(kind, which, frozen, v.dtype, v.device)
+
+
+def _build(kind: str, which: int, arguments: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    matrix = np.ascontiguousarray(_BUILDERS[kind](*arguments)[which])
+    return torch.from_numpy(matrix).to(device, dtype)
+
+
+@lru_cache(maxsize=256)
+def _kept(kind: str, which: int, arguments: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is made there could never take part in a gradient
+        return _build(kind, which, arguments, dtype, device)
+
+
+def signed(modes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Return the frequencies ``0 .. k - 1, -k .. -1`` of every axis but the last, and ``0 .. k - 1`` of the last."""
+    modes = [_check.integer("modes", k, 1) for k in modes]
+    return (*((*range(k), *range(-k, 0)) for k in modes[:-1]), tuple(range(modes[-1])))
+
+
+def symmetric(modes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Return the frequencies ``1 - k .. k - 1`` of every axis but the last, and ``0 .. k - 1`` of the last."""
+    modes = [_check.integer("modes", k, 1) for k in modes]
+    return (*(tuple(range(1 - k, k)) for k in modes[:-1]), tuple(range(modes[-1])))

@@ -1,0 +1,128 @@
+"""AFNO, the adaptive Fourier neural operator (Guibas et al., ICLR 2022, arXiv:2111.13587)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from vcycle import _check
+from vcycle.boundary import Boundary
+from vcycle.grid import Centring
+from vcycle.layers.convolution import CONV
+from vcycle.layers.domain import divisible
+from vcycle.layers.mlp import ChannelMLP
+from vcycle.layers.norm import ChannelNorm
+from vcycle.layers.positions import GaussianFeatures, points
+from vcycle.layers.spectral_mlp import Mixer, SpectralMLP
+from vcycle.layers.transforms import resample
+from vcycle.models.base import GridModel, conditioned
+
+_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+class AFNO(GridModel):
+    """A vision transformer on patches whose tokens are mixed by one network for all Fourier coefficients.
+
+    Blocks ``v <- v + S N v``, ``v <- v + M N v`` with ``S`` a :class:`~vcycle.layers.spectral_mlp.SpectralMLP`, ``M`` a
+    network of the channels and ``N`` layer normalisation, between an embedding of patches and its transpose. This is
+    the architecture of FourCastNet.
+
+    Parameters
+    ----------
+    in_channels, out_channels
+        Channels of the input and of the output functions.
+    width
+        Channels of a token, a multiple of ``blocks``.
+    depth
+        Number of blocks.
+    patch
+        Points of a patch per axis. A grid that it does not divide is resampled to the next one that it does.
+    blocks
+        Diagonal blocks of the spectral network.
+    expansion
+        Hidden channels of the networks over ``width``.
+    threshold
+        Soft threshold of the coefficients, in units of the features.
+    mixer
+        ``"mlp"``, or ``"mask"`` for the adaptive frequency filter of Huang et al. (ICCV 2023).
+    boundary, centring, num_axes
+        As in :class:`~vcycle.models.FNO`.
+    num_parameters
+        Scalars per sample that ``forward`` takes besides the functions.
+
+    Raises
+    ------
+    ValueError
+        If a count is not positive or ``blocks`` does not divide ``width``.
+
+    Notes
+    -----
+    Differs from the authors' code in: positions are a learned map of random Fourier features of the place, not a table,
+    which would tie it to one grid (without them the mixer, which is the same for all frequencies, could not tell them
+    apart); coefficients are those of the function, not growing with the number of points, and the
+    threshold is scaled to that; weights start with unit gain and no bias. A patch is a number of points, so that the
+    map changes with the grid.
+
+    References
+    ----------
+    Guibas et al., "Adaptive Fourier Neural Operators: Efficient Token Mixers for Transformers", ICLR 2022.
+    arXiv:2111.13587. Pathak et al., "FourCastNet", 2022. arXiv:2202.11214.
+    """
+
+    name = "afno"
+    resolution_free = False
+
+    def __init__(  # noqa: PLR0913  # the options of the architecture, all with defaults
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: int = 64,
+        depth: int = 4,
+        patch: int = 2,
+        blocks: int = 8,
+        expansion: int = 4,
+        threshold: float = 1e-3,
+        mixer: Mixer = "mlp",
+        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
+        centring: Centring = "cell",
+        num_axes: int = 2,
+        num_parameters: int = 0,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            boundary=boundary,
+            centring=centring,
+            num_axes=num_axes,
+            num_parameters=num_parameters,
+            sites=depth,
+            width=width,
+            depth=depth,
+            patch=_check.integer("patch", patch, 1),
+            blocks=blocks,
+            expansion=_check.integer("expansion", expansion, 1),
+            threshold=threshold,
+            mixer=mixer,
+        )
+        d, self.patch = self.num_axes, patch
+        self.embed = CONV[d](in_channels, width, patch, stride=patch)
+        self.features = GaussianFeatures(d, 64, scale=3.0)
+        self.E = nn.Linear(64, width)
+        self.mix = nn.ModuleList(SpectralMLP(width, blocks, threshold=threshold, mixer=mixer) for _ in range(depth))
+        self.M = nn.ModuleList(ChannelMLP(width, expansion * width, width, d) for _ in range(depth))
+        self.norms = nn.ModuleList(ChannelNorm(width, eps=1e-6) for _ in range(2 * depth))
+        self.recover = _TRANSPOSED[d](width, out_channels, patch, stride=patch)
+
+    def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
+        """Do what :meth:`forward` promises."""
+        shape = u.shape[2:]
+        u = divisible(u, self.patch, self.periodic, self.centring, least=2)
+        v = self.embed(u)
+        place = self.E(self.features(points(v, self.periodic, "cell")))  # a token stands for the middle of its patch
+        v = v + place.T.unflatten(1, v.shape[2:])
+        blocks = zip(self.mix, self.M, self.norms[::2], self.norms[1::2], strict=True)
+        for layer, (mix, M, before, after) in enumerate(blocks):
+            v = v + mix(before(v))  # which has its own skip inside
+            v = conditioned(v + M(after(v)), maps, layer)
+        return resample(self.recover(v), shape, self.periodic, self.centring)

@@ -1,0 +1,169 @@
+"""LSM, latent spectral models (Wu et al., ICML 2023, arXiv:2301.12664)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vcycle import _check
+from vcycle.boundary import Boundary
+from vcycle.grid import Centring
+from vcycle.layers.convolution import pointwise
+from vcycle.layers.coordinates import append_coordinates
+from vcycle.layers.domain import divisible
+from vcycle.layers.mlp import ChannelMLP
+from vcycle.layers.transforms import resample
+from vcycle.layers.ushape import UShape
+from vcycle.models.base import GridModel, conditioned
+
+
+class LatentSpectralBlock(nn.Module):
+    r"""Attention from the points of a patch to a few tokens, a map of the tokens by waves of their values, and back.
+
+    Tokens :math:`t` gather :math:`t \leftarrow t + \mathrm{softmax}(t k^T) v` over a patch, change as
+    :math:`t \leftarrow t + \sum_{m < M} a_m \sin(\pi m t / M) + b_m \cos(\pi m t / M)`, elementwise with one pair per
+    channel, and are handed out: :math:`x \leftarrow x + \mathrm{softmax}(q(x) t^T) t`.
+
+    Parameters
+    ----------
+    channels
+        Channels, a multiple of ``heads``.
+    tokens, bases, heads, patch
+        As in :class:`LSM`.
+    num_axes
+        Space dimensions.
+    """
+
+    def __init__(self, channels: int, tokens: int, bases: int, heads: int, patch: int, num_axes: int) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"`heads` must divide the channels of every grid, {channels}. Got {heads}.")
+        self.heads, self.patch, self.bases = heads, patch, bases
+        self.tokens = nn.Parameter(torch.randn(heads, tokens, channels // heads) / math.sqrt(channels // heads))
+        self.to_key_value = pointwise(channels, 2 * channels, num_axes)
+        self.to_query = pointwise(channels, channels, num_axes)
+        self.weight = nn.Parameter(torch.rand(heads, 1, channels // heads, 2 * bases) / channels)
+
+    def solve(self, t: Tensor) -> Tensor:
+        """Map tokens ``(.., heads, tokens, channels)`` to the same shape."""
+        m = torch.arange(self.bases, dtype=t.dtype, device=t.device)
+        angle = math.pi / self.bases * m * t.unsqueeze(-1)
+        return t + (self.weight.to(t.dtype) * torch.cat([angle.sin(), angle.cos()], -1)).sum(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, channels, *space)`` to the same shape; ``patch`` divides every axis."""
+        counts = [n // self.patch for n in x.shape[2:]]
+        key, value = (self._patches(part) for part in self.to_key_value(x).chunk(2, 1))
+        tokens = self.tokens.to(key.dtype)
+        tokens = tokens + F.softmax(tokens @ key.transpose(-1, -2), -1) @ value
+        tokens = self.solve(tokens)
+        query = self._patches(self.to_query(x))
+        return x + self._together(F.softmax(query @ tokens.transpose(-1, -2), -1) @ tokens, counts)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """Return ``(batch, patch, head, point, channel)``."""
+        axes = x.ndim - 2
+        for axis in range(axes):
+            x = x.unflatten(2 + 2 * axis, (-1, self.patch))
+        order = [0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2)]
+        x = x.permute(order).flatten(1, axes)  # batch, patch, channel, points
+        return x.flatten(3).unflatten(2, (self.heads, -1)).transpose(-1, -2)
+
+    def _together(self, x: Tensor, counts: list[int]) -> Tensor:
+        axes = len(counts)
+        x = x.transpose(-1, -2).flatten(2, 3)  # batch, patch, channel, point
+        x = x.unflatten(-1, (self.patch,) * axes).unflatten(1, counts)
+        order = [0, axes + 1, *(a for axis in range(axes) for a in (1 + axis, axes + 2 + axis))]
+        x = x.permute(order)
+        return x.reshape(*x.shape[:2], *(n * self.patch for n in counts))
+
+
+class LSM(GridModel):
+    """A U-Net whose features pass, at every size, a few latent tokens per patch in which the map is made.
+
+    Parameters
+    ----------
+    in_channels, out_channels
+        Channels of the input and of the output functions.
+    width
+        Channels on the finest grid, a multiple of ``heads``; every halving doubles them.
+    depth
+        Number of halvings; 4 in the paper.
+    tokens
+        Latent tokens per patch; 4 in the paper.
+    bases
+        Waves of the map between tokens; 12 in the paper.
+    heads
+        Heads of the attention; 8 in the paper.
+    patch
+        Points of a patch per axis, at every size. A grid that ``patch 2^depth`` does not divide is resampled to the
+        next one that it does.
+    boundary, centring, num_axes
+        As in :class:`~vcycle.models.UNet`.
+    num_parameters
+        Scalars per sample that ``forward`` takes besides the functions.
+
+    Raises
+    ------
+    ValueError
+        If a count is not positive or ``heads`` does not divide ``width``.
+
+    Notes
+    -----
+    Differs from the authors' code in: groups of channels are normalised per sample, not per batch, so that the samples
+    of a batch do not mix; averages instead of maxima on the way down; a grid is resampled, not padded, to a divisible
+    one. Kernels and patches are a number of points wide: the map changes with the grid.
+
+    References
+    ----------
+    Wu et al., "Solving High-Dimensional PDEs with Latent Spectral Models", ICML 2023. arXiv:2301.12664.
+    """
+
+    name = "lsm"
+    resolution_free = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: int = 32,
+        depth: int = 3,
+        tokens: int = 4,
+        bases: int = 12,
+        heads: int = 8,
+        patch: int = 4,
+        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
+        centring: Centring = "cell",
+        num_axes: int = 2,
+        num_parameters: int = 0,
+    ) -> None:
+        counts = {"tokens": tokens, "bases": bases, "heads": heads, "patch": patch}
+        super().__init__(
+            in_channels,
+            out_channels,
+            boundary=boundary,
+            centring=centring,
+            num_axes=num_axes,
+            num_parameters=num_parameters,
+            sites=2,
+            width=width,
+            depth=depth,
+            **{key: _check.integer(key, count, 1) for key, count in counts.items()},
+        )
+        d, self.step = self.num_axes, patch * 2**depth
+        self.P = pointwise(in_channels + d, width, d)
+        blocks = [LatentSpectralBlock(c, tokens, bases, heads, patch, d) for c in UShape.channels(width, depth)]
+        self.body = UShape(width, depth, 3, self.periodic, blocks)
+        self.Q = ChannelMLP(width, 128, out_channels, d)
+
+    def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
+        """Do what :meth:`forward` promises."""
+        shape = u.shape[2:]
+        u = divisible(u, self.step, self.periodic, self.centring)
+        v = conditioned(self.P(append_coordinates(u, self.centring, self.periodic)), maps, 0)
+        v = conditioned(self.body(v), maps, 1)
+        return resample(self.Q(v), shape, self.periodic, self.centring)

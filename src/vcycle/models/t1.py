@@ -1,0 +1,124 @@
+"""T1, transform once (Poli et al., NeurIPS 2022, arXiv:2211.14453)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vcycle import _check
+from vcycle.boundary import Boundary
+from vcycle.grid import Centring
+from vcycle.layers.axial import AxialMix
+from vcycle.layers.convolution import pointwise
+from vcycle.layers.coordinates import append_coordinates
+from vcycle.layers.precision import no_autocast, single
+from vcycle.layers.transforms import along, series
+from vcycle.models.base import GridModel, conditioned
+
+
+class T1(GridModel):
+    """A network between series coefficients: one transform at the start, one at the end.
+
+    Coefficients ``z`` of the lifted input (cosine series, Fourier series on periodic axes, orthonormal for the mean
+    over the box) pass layers ``z <- z + M_l gelu(A_l z)``, where ``A_l`` mixes the channels of every coefficient with
+    its own matrix and ``M_l`` mixes the coefficients of every channel along each axis, and a head that maps the
+    channels of every coefficient.
+
+    Parameters
+    ----------
+    in_channels, out_channels
+        Channels of the input and of the output functions.
+    modes
+        Coefficients kept per axis, one number or one per axis; 24 in the paper's flows.
+    width
+        Channels of the hidden coefficients.
+    depth
+        Number of layers.
+    boundary
+        Kinds of the unknown's faces: they choose the series.
+    centring, num_axes
+        As in :class:`~vcycle.models.FNO`.
+    num_parameters
+        Scalars per sample that ``forward`` takes besides the functions.
+
+    Raises
+    ------
+    ValueError
+        If a count is not positive.
+
+    Notes
+    -----
+    Differs from the authors' code in: Fourier series on periodic axes; coefficients that do not grow with the number of
+    points, so that the nonlinearity means the same on every grid; a gelu in the head too, which is added to a linear
+    map. The output has no more than ``modes`` coefficients per axis: finer detail than that cannot be represented.
+
+    References
+    ----------
+    Poli et al., "Transform Once: Efficient Operator Learning in Frequency Domain", NeurIPS 2022. arXiv:2211.14453.
+    """
+
+    name = "t1"
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        modes: int | Sequence[int] = 16,
+        width: int = 24,
+        depth: int = 4,
+        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
+        centring: Centring = "cell",
+        num_axes: int = 2,
+        num_parameters: int = 0,
+    ) -> None:
+        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        super().__init__(
+            in_channels,
+            out_channels,
+            boundary=boundary,
+            centring=centring,
+            num_axes=num_axes,
+            num_parameters=num_parameters,
+            sites=1,
+            modes=[_check.integer("modes", k, 1) for k in modes],
+            width=width,
+            depth=depth,
+        )
+        d, self.modes = self.num_axes, tuple(modes)
+        self.P = pointwise(in_channels + d, width, d)
+        # The variance of coefficients is kept by every mixing of channels, whatever the number of modes.
+        self.A = nn.ParameterList(torch.randn(width, width, *modes) / math.sqrt(width) for _ in range(depth))
+        self.M = nn.ModuleList(AxialMix(width, self.modes) for _ in range(depth))
+        self.Q = nn.Sequential(
+            pointwise(width, 128, d, bias=False), nn.GELU(), pointwise(128, out_channels, d, bias=False)
+        )
+        self.linear = pointwise(width, out_channels, d, bias=False)
+
+    def coefficients(self, v: Tensor) -> Tensor:
+        """Return the coefficients ``(batch, channel, *modes)`` of functions on the grid."""
+        for axis, k in enumerate(self.modes):
+            v = along(self._series(v, axis, v.shape[2 + axis], k)[0], v, 2 + axis)
+        return v
+
+    def evaluate(self, z: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the functions on ``shape`` points with given coefficients."""
+        for axis, k in enumerate(self.modes):
+            z = along(self._series(z, axis, shape[axis], k)[1], z, 2 + axis)
+        return z
+
+    def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
+        """Do what :meth:`forward` promises."""
+        shape, v = u.shape[2:], self.P(append_coordinates(u, self.centring, self.periodic))
+        v = conditioned(v, maps, 0)
+        with no_autocast(v):
+            z = self.coefficients(single(v))
+            for A, M in zip(self.A, self.M, strict=True):
+                z = z + M(F.gelu(torch.einsum("bi...,io...->bo...", z, A)))
+            return self.evaluate(self.Q(z) + self.linear(z), shape).to(v.dtype)
+
+    def _series(self, v: Tensor, axis: int, n: int, modes: int) -> tuple[Tensor, Tensor]:
+        return series(v, n, n, periodic=self.periodic[axis], centring=self.centring, modes=modes)
