@@ -154,7 +154,7 @@ def test_residual_is_differentiable(name):
 
 
 def test_there_are_no_linear_systems(problem):
-    with pytest.raises(ValueError, match="no linear systems; call `solve`"):
+    with pytest.raises(ValueError, match="this needs linear systems"):
         problem.systems(problem.sample(0, [0]))
 
 

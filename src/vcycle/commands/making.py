@@ -68,11 +68,11 @@ def generate(  # noqa: PLR0913 - one argument is one option of the command
         Largest true relative residual of a stored solution, 1e-8 if nothing is said; for evolutions the largest change
         when time steps are halved.
     method
-        Solver: auto, direct, multigrid, cg, gmres or gcrodr.
+        Solver, such as auto, direct, multigrid or gcrodr; a wrong name gets all of them listed.
     order
         Order of all samples, before they are cut into chunks: given, nearest (similar ones side by side) or auto.
     workers
-        Chunks solved at the same time, on threads of this process; 1 if nothing is said.
+        Chunks solved at the same time, on threads of this process; one per core if nothing is said.
     scheduler
         Address of a Dask scheduler, such as tcp://10.0.0.1:8786, or its .json file: its workers make the chunks.
     chunk_size
@@ -93,7 +93,7 @@ def generate(  # noqa: PLR0913 - one argument is one option of the command
         rtol=rtol,
         method=method,
         order=order,
-        workers=1 if workers is None and scheduler is None else workers,
+        workers=workers,
         scheduler=scheduler,
         output_dtype=output_dtype,
         chunk_size=chunk_size,

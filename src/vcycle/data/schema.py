@@ -188,7 +188,7 @@ class Schema:
         if "rtol" in (content["call"] or {}):
             _check.positive("call.rtol", content["call"]["rtol"])
         if content["problem"] is not None:
-            _check.word("problem.name", content["problem"]["name"])
+            _check.word("problem.name", content["problem"]["name"].replace("-", "_"))
         _check.instance("versions", content["versions"], Mapping, "a mapping")
         return cls(
             grid,

@@ -20,6 +20,7 @@ from vcycle.problems.navier_stokes import NavierStokes
 from vcycle.problems.poisson import Poisson
 from vcycle.problems.problem import FieldInfo, Fields, Problem, collapse_face, expand_face, sample_generator
 from vcycle.problems.reaction_diffusion import ReactionDiffusion
+from vcycle.problems.shallow_water import ShallowWater
 from vcycle.problems.thermal import Thermal
 
 PROBLEMS: dict[str, type[Any]] = {  # of problems, whose constructors differ
@@ -36,6 +37,7 @@ PROBLEMS: dict[str, type[Any]] = {  # of problems, whose constructors differ
     "kuramoto-sivashinsky": KuramotoSivashinsky,
     "allen-cahn": AllenCahn,
     "navier-stokes": NavierStokes,
+    "shallow-water": ShallowWater,
 }
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "Poisson",
     "Problem",
     "ReactionDiffusion",
+    "ShallowWater",
     "Thermal",
     "Trigonometric",
     "TwoPhase",

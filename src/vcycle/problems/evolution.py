@@ -245,7 +245,9 @@ class Evolution(Problem):
         ValueError
             Always.
         """
-        raise ValueError(f"`problem` {self.name!r} evolves in time and has no linear systems; call `solve`.")
+        raise ValueError(
+            f"`problem` {self.name!r} evolves in time; this needs linear systems."
+        )
 
     def integrator(self) -> ETDRK4:
         """Return the integrator of amplitudes ``(sample, component, *modes)``."""
