@@ -26,6 +26,7 @@ import vcycle as vc
 from vcycle.problems.convection_diffusion import ConvectionDiffusion
 from vcycle.problems.problem import Problem
 from vcycle.solvers import METHODS, DirectFactors, solve_sequence
+from vcycle.solvers.krylov_sequence import RECYCLING
 from vcycle.solvers.sequence import resolved_method
 
 HERE = Path(__file__).parent
@@ -110,7 +111,7 @@ def _warm_up(start: Start) -> None:
 def _methods(problem: Problem, *, samples: int) -> tuple[list[Method], Assembled]:
     inputs = problem.sample(0, range(samples))
     given = Assembled(problem.systems(inputs))
-    ours = [Method(f"vcycle {m}", _ours(problem, inputs, m), ours=True, carries=m == "gcrodr") for m in _names(given)]
+    ours = [Method(f"vcycle {m}", _ours(problem, inputs, m), ours=True, carries=m in RECYCLING) for m in _names(given)]
     theirs = [
         Method(name, _peer(given, peer), carries="recycled" in name) for name, peer in applicable(given.systems).items()
     ]
@@ -119,10 +120,8 @@ def _methods(problem: Problem, *, samples: int) -> tuple[list[Method], Assembled
 
 def _names(given: Assembled) -> list[str]:
     """Return our methods that take such systems."""
-    definite, symmetric = given.systems.positive_definite, given.systems.symmetric
-    refused = set() if definite else {"multigrid", "cg"}
-    names = [name for name in METHODS if name not in refused and (symmetric or name != "multigrid")]
-    return names + ["pardiso"] * ("pardiso" not in names)
+    refused = set() if given.systems.positive_definite else {"multigrid", "batched", "cg", "recycling-cg"}
+    return [name for name in METHODS if name not in refused]
 
 
 def _peer(given: Assembled, peer: Callable) -> Start:

@@ -9,7 +9,7 @@ import vcycle as vc
 from vcycle.problems import ConvectionDiffusion, Darcy, Helmholtz, Poisson, ReactionDiffusion, Thermal
 from vcycle.solvers.choice import choose, num_below_zero
 
-GRID, SMALL, BOX = vc.Grid((96, 96)), vc.Grid((32, 32)), vc.Grid((16, 16, 16))
+GRID, SMALL, BOX = vc.Grid((96, 96)), vc.Grid((32, 32)), vc.Grid((20, 20, 20))
 
 CHOICES = [
     (Darcy(SMALL), "multigrid"),
