@@ -245,9 +245,7 @@ class Evolution(Problem):
         ValueError
             Always.
         """
-        raise ValueError(
-            f"`problem` {self.name!r} evolves in time; this needs linear systems."
-        )
+        raise ValueError(f"`problem` {self.name!r} evolves in time; this needs linear systems.")
 
     def integrator(self) -> ETDRK4:
         """Return the integrator of amplitudes ``(sample, component, *modes)``."""
