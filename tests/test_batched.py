@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import vcycle as vc
 from helpers import assert_close
 from test_multigrid_solver import KINDS, dense_solutions, make_systems
 from vcycle.solvers import batched, multigrid
@@ -96,3 +97,11 @@ def test_wrong_arguments():
         batched.solve_all(systems, rtol=-1.0)
     with pytest.raises(ValueError, match="`systems` must be real, positive definite face fluxes"):
         batched.solve_all(replace(systems, positive_definite=False), rtol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(31, 29), (33, 33)])
+def test_grids_that_hardly_halve_end_in_a_sparse_level(shape):
+    problem = vc.problems.Darcy(vc.Grid(shape))
+    systems = problem.systems(problem.sample(0, range(2)))
+    result = vc.solve_sequence(systems, method="batched").raise_if_failed()
+    assert systems.relative_residuals(result.solutions).max() <= 1e-8

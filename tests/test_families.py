@@ -44,3 +44,35 @@ def test_family_from_its_name_to_disk_and_back(name, tmp_path):
     outputs = torch.cat([opened.field(info.name) for info in problem.outputs], dim=1)
     missed, of_nothing = (problem.residual(fields, u).norm() for u in (outputs, torch.zeros_like(outputs)))
     assert missed <= 1e-5 * of_nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "arguments", "message"),
+    [
+        ("darcy", (8, 8), {"source": "abc"}, r"`source` must be a number, or an array of .* Got 'abc'"),
+        ("darcy", (8, 8), {"boundary_values": {"x_low": "a"}}, r"`boundary_values\['x_low'\]` must be a number"),
+        (
+            "darcy",
+            (8, 8),
+            {"coefficient": {"name": "inclusions", "radius": 3}},
+            r"`radius` must be the smallest .* Got 3",
+        ),
+        ("darcy", (8, 8), {"periodic": "maybe"}, r"`periodic` must be True or False"),
+        ("heat", (8,), {"times": "abc"}, r"`times` must be a number. Got 'abc'"),
+        ("thermal", (20, 32), {"slot": "foo"}, r"`slot` must be empty or 2 pairs .* Got 'foo'"),
+        ("thermal", (20,), {}, r"`shape` must have 2 axes for thermal"),
+    ],
+)
+def test_wrong_arguments_are_named(name, shape, arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        build_problem(name, shape, arguments)
+
+
+def test_one_time_may_stand_alone():
+    assert build_problem("heat", (8,), {"times": 1}).times == (1.0,)
+
+
+def test_check_warns_of_trajectories_that_the_grid_does_not_resolve():
+    problem = build_problem("burgers", (32,), {"viscosity": 1e-4, "times": [1.0]})
+    report = vc.data.check(vc.generate(problem, num_samples=2, progress=False))
+    assert any(finding.where == "solver_tail" and finding.severity == "warning" for finding in report.findings)

@@ -48,6 +48,8 @@ class Grid:
         _check.choice("centring", self.centring, ("cell", "vertex"))
         object.__setattr__(self, "shape", tuple(_check.integer("shape", n, 2) for n in shape))
         object.__setattr__(self, "extent", tuple(_check.positive("extent", length) for length in extent))
+        for flag in periodic:
+            _check.instance("periodic", flag, (bool, np.bool_), "True or False")
         object.__setattr__(self, "periodic", tuple(bool(p) for p in periodic))
 
     @property

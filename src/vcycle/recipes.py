@@ -195,6 +195,9 @@ def build_problem(name: str, shape: tuple[int, ...], arguments: Mapping[str, Any
     of_grid = {key: _tuples(value) for key, value in arguments.items() if key in GRID_KEYS}
     of_problem = {key: _tuples(value) for key, value in arguments.items() if key not in GRID_KEYS}
     family = PROBLEMS[name]
+    usual = family.usual_grid.get("extent")
+    if isinstance(usual, tuple) and len(usual) != len(shape) and "extent" not in of_grid:
+        raise ValueError(f"`shape` must have {len(usual)} axes for {name}, unless `extent` says more. Got {shape}.")
     return family(Grid(tuple(shape), **{**family.usual_grid, **of_grid}), **of_problem)
 
 

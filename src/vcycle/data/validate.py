@@ -26,6 +26,8 @@ OUTLIER_DISTANCE = 8.0
 
 TOLERATED = ("residual", "step_error")
 """What the solver says of a sample that must not exceed the tolerance of the call."""
+LARGE_TAIL = 0.05
+"""Share of the L2 norm in the highest third of wave numbers from which a trajectory counts as not resolved."""
 SPOT_CHECKS = 8
 """Trajectories that are integrated again: it costs as much as making them."""
 MISSED = 1e-3
@@ -230,6 +232,13 @@ def _residuals(dataset: Dataset, scan: _Scan) -> Iterator[Finding]:
         wrong = np.flatnonzero([] if recorded is None else ~(recorded.numpy() <= rtol))
         if len(wrong):
             yield Finding("error", f"solver_{name}", f"above the tolerance {rtol:.1e} in {_samples(dataset, wrong)}")
+    tail = dataset.solver.get("tail")
+    coarse = np.flatnonzero([] if tail is None else ~(tail.numpy() <= LARGE_TAIL))
+    if len(coarse):
+        said = (
+            f"the grid's highest third of wave numbers holds more than {LARGE_TAIL:.0%} of {_samples(dataset, coarse)}"
+        )
+        yield Finding("warning", "solver_tail", f"{said}: not resolved in space; use a finer grid, or `refine`")
     rejected = dataset.solver.get("rejected")
     if rejected is not None and int(rejected.sum()):
         whose = _samples(dataset, np.flatnonzero(rejected))

@@ -89,6 +89,7 @@ class _Factor:
 
         diagonal, sums = A.diagonal(), A @ np.ones(A.shape[0])
         self.singular = bool((np.abs(sums) <= SINGULAR * diagonal).all())
+        A = A.astype(np.float64)
         if self.singular:
             A = A + sp.csr_matrix(([diagonal[0]], ([0], [0])), shape=A.shape)
         self.lu = splu(A.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})

@@ -1,7 +1,7 @@
 """Families of random diffusion coefficients: small immutable recipes with a name and JSON-ready parameters."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -88,6 +88,8 @@ class Inclusions(_Family):
     overlapping: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.radius, Sequence) or isinstance(self.radius, str) or len(self.radius) != 2:
+            raise ValueError(f"`radius` must be the smallest and the largest of the disks. Got {self.radius!r}.")
         object.__setattr__(self, "radius", tuple(self.radius))
 
     def draw(self, grid: Grid, generator: np.random.Generator) -> np.ndarray:

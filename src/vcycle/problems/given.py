@@ -117,8 +117,13 @@ def constant_field(name: str, value: Values, shape: tuple[int, ...]) -> Tensor:
     ------
     ValueError
         If a value is not finite, or the shape is another.
+    TypeError
+        If it is neither a number nor an array of numbers.
     """
-    tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
+    except (TypeError, ValueError, RuntimeError):  # torch's own words name no argument
+        raise TypeError(f"`{name}` must be a number, or an array of one value per point. Got {value!r}.") from None
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"`{name}` must be finite. Got NaN or infinity.")
     if tensor.ndim == 0:

@@ -185,7 +185,10 @@ def _boundary(grid: Grid, heated: str) -> Boundary:
 def _read_slot(slot: Slot | None, grid: Grid) -> tuple[tuple[float, float], ...]:
     if slot is None:
         return ((0.45, 0.55), (0.25, 0.75), (0.25, 0.75))[: grid.num_axes]
-    pairs = tuple((float(low), float(high)) for low, high in slot)
+    try:
+        pairs = tuple((float(low), float(high)) for low, high in slot)
+    except (TypeError, ValueError):
+        pairs = ((0.0, 0.0),)
     if pairs and (len(pairs) != grid.num_axes or not all(0 < low < high < 1 for low, high in pairs)):
         raise ValueError(
             f"`slot` must be empty or {grid.num_axes} pairs of increasing fractions between 0 and 1. Got {slot!r}."

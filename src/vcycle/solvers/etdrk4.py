@@ -3,7 +3,7 @@
 import cmath
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -279,20 +279,23 @@ class StepHalving:
             return None
         if stalls == 2:
             return f"halving time steps no longer helps at a relative change of {change:.1e}; raise `rtol`."
+        if 2 * steps > self.max_steps and not math.isfinite(change):
+            return f"the solution does not stay finite in {steps} time steps; check the initial state and `scale`."
         if 2 * steps > self.max_steps:
             return f"{steps} time steps leave a relative change of {change:.1e}; raise `max_steps` or `rtol`."
         return None
 
 
-def read_times(times: Sequence[float]) -> tuple[float, ...]:
-    """Return increasing positive times as a tuple.
+def read_times(times: float | Sequence[float]) -> tuple[float, ...]:
+    """Return increasing positive times, or one, as a tuple.
 
     Raises
     ------
     ValueError
         If there are none, one is not positive and finite, or they do not increase.
     """
-    read = tuple(_check.positive("times", t) for t in times)
+    given = times if isinstance(times, Iterable) and not isinstance(times, str) else (times,)
+    read = tuple(_check.positive("times", t) for t in given)
     if not read or any(late <= early for early, late in pairwise(read)):
         raise ValueError(f"`times` must be positive and increase, and be at least one. Got {read}.")
     return read

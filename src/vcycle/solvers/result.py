@@ -24,7 +24,7 @@ class Status(enum.Enum):
 
 _REMEDIES = {
     Status.MAX_STEPS: "Raise `max_steps`, or use method='direct'.",
-    Status.STAGNATED: "Raise `rtol`, or use method='direct'.",
+    Status.STAGNATED: "Raise `rtol`; where the method was iterative, method='direct' may do better.",
     Status.BREAKDOWN: "Use method='direct', and check that the matrix is regular.",
     Status.NOT_FINITE: "Check the inputs of these samples.",
 }
