@@ -399,7 +399,7 @@ LIMITED = """
 
     vc.problems.PROBLEMS["darcy"] = Filling
     words = ["generate", "darcy", "--out", sys.argv[1], "--shape", "16x16", "--num-samples", "20"]
-    sys.exit(main([*words, "--chunk-size", "6"]))
+    sys.exit(main([*words, "--chunk-size", "6", "--workers", "1"]))
 """
 
 

@@ -14,8 +14,8 @@ from vcycle.boundary import Boundary
 from vcycle.errors import SolveError
 from vcycle.grid import Grid
 from vcycle.multigrid.fluxes import laplacian
+from vcycle.solvers import METHODS as EVERY_METHOD
 from vcycle.solvers import (
-    METHODS,
     LinearSystems,
     RecycleSpace,
     Status,
@@ -23,6 +23,7 @@ from vcycle.solvers import (
     direct,
     gmres,
     jacobi,
+    pardiso,
     sequence,
     solve_sequence,
 )
@@ -36,7 +37,8 @@ KINDS = {
     "mixed": [("dirichlet", "neumann"), "periodic", ("neumann", "dirichlet")],
 }
 SHAPES = [(16, 8), (8, 4, 8)]
-METHODS_2D_3D = [m for m in METHODS if m not in ("auto", "pardiso")]  # MKL is an extra, tested where it is
+METHODS = [m for m in EVERY_METHOD if m != "pardiso" or pardiso.is_available()]  # MKL is an extra
+METHODS_2D_3D = [m for m in METHODS if m != "auto"]
 
 
 def make_systems(shape, kinds="dirichlet", *, contrast=10.0, num=2, reaction=None, seed=0) -> LinearSystems:
