@@ -18,7 +18,6 @@ SMALL = {
     "mgno": {"levels": 3, "width": 5, "depth": 2, "cycle": "V"},
 }
 SHAPES = {1: (16,), 2: (16, 12), 3: (8, 8, 12)}
-CASES = [(name, num_axes) for name in MODELS for num_axes in (1, 2, 3)]
 
 
 def build(name, num_axes=2, seed=0, **options):
