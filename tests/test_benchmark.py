@@ -1,7 +1,6 @@
 """The honest table: its errors against independent solves, and the arithmetic of its verdict."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,11 +12,24 @@ from vcycle.evaluation.regrid import interpolated
 from vcycle.metrics import relative_l2
 
 
+class StandIn:
+    """An operator without scalar parameters that answers by a function."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def parameters_of(self, dataset):
+        return None
+
+    def predict(self, inputs, parameters=None):
+        return self.answer(inputs)
+
+
 @pytest.fixture(scope="module")
 def table():
     problem = vc.problems.Darcy(vc.Grid((16, 16)))
     data = vc.generate(problem, num_samples=6, seed=0, rtol=1e-10, progress=False)
-    operator = SimpleNamespace(predict=lambda inputs: 1.05 * data.outputs[: len(inputs)].float())
+    operator = StandIn(lambda inputs: 1.05 * data.outputs[: len(inputs)].float())
     return problem, data, benchmark(problem, operator, data, repeats=1)
 
 
@@ -47,7 +59,7 @@ def test_coarse_solution_of_a_smooth_problem_is_second_order():
     for n in (16, 32):
         problem = vc.problems.Darcy(vc.Grid((n, n)), values=(1.0, 1.0 + 1e-12))
         data = vc.generate(problem, num_samples=1, seed=0, progress=False)
-        operator = SimpleNamespace(predict=lambda inputs: torch.zeros_like(inputs))
+        operator = StandIn(lambda inputs: torch.zeros_like(inputs))
         rows = benchmark(problem, operator, data, repeats=1).rows
         errors.append(next(row.error for row in rows if row.name.startswith(f"solver on {n // 2} x")))
     assert 3.3 < errors[0] / errors[1] < 4.7
@@ -57,7 +69,7 @@ def test_coarse_solution_of_a_smooth_problem_is_second_order():
 def test_coarse_rivals_know_the_boundary_values(kinds):
     problem = vc.problems.Poisson(vc.Grid((32, 32)), kinds)
     data = vc.generate(problem, num_samples=4, seed=0, progress=False)
-    operator = SimpleNamespace(predict=lambda inputs: torch.zeros(len(inputs), 1, 32, 32))
+    operator = StandIn(lambda inputs: torch.zeros(len(inputs), 1, 32, 32))
     rows = {row.name: row.error for row in benchmark(problem, operator, data, repeats=1).rows}
     assert rows["solver on 16 x 16, interpolated"] < 0.04
     assert rows["solver on 16 x 16, interpolated"] < rows["solver on 8 x 8, interpolated"] < 0.15
@@ -98,7 +110,7 @@ def test_verdict_and_break_even():
 def test_helmholtz_has_no_v_cycle_rows():
     problem = vc.problems.Helmholtz(vc.Grid((16, 16)), resolution_tolerance=None)
     data = vc.generate(problem, num_samples=2, seed=0, progress=False)
-    operator = SimpleNamespace(predict=lambda inputs: torch.zeros_like(inputs))
+    operator = StandIn(lambda inputs: torch.zeros_like(inputs))
     names = [row.name for row in benchmark(problem, operator, data, repeats=1).rows]
     assert not any("V-cycle" in name for name in names)
     assert "solver on 8 x 8, interpolated" in names
@@ -108,7 +120,7 @@ def test_helmholtz_has_no_v_cycle_rows():
 def test_grids_that_do_not_halve_or_have_one_axis_have_no_v_cycle_rows(shape):
     problem = vc.problems.Darcy(vc.Grid(shape))
     data = vc.generate(problem, num_samples=2, seed=0, progress=False)
-    operator = SimpleNamespace(predict=lambda inputs: torch.zeros_like(inputs))
+    operator = StandIn(lambda inputs: torch.zeros_like(inputs))
     names = [row.name for row in benchmark(problem, operator, data, repeats=1).rows]
     assert not any("V-cycle" in name for name in names)
     assert len(names) == (4 if shape == (32,) else 2)
@@ -116,7 +128,7 @@ def test_grids_that_do_not_halve_or_have_one_axis_have_no_v_cycle_rows(shape):
 
 def test_unusable_arguments_are_named(table):
     problem, data, _ = table
-    operator = SimpleNamespace(predict=lambda inputs: inputs)
+    operator = StandIn(lambda inputs: inputs)
     with pytest.raises(ValueError, match=r"`repeats` must be at least 1. Got 0"):
         benchmark(problem, operator, data, repeats=0)
     other = vc.problems.Darcy(vc.Grid((8, 8)))

@@ -33,6 +33,15 @@ def evolving(space=(6, 4), *, dtype="float64", components=1, num=3, times=(0.1, 
     return Dataset.from_arrays(x, y, grid=grid, boundary=boundary, times=times)
 
 
+def bent(space=(9, 7), *, num=3, dtype="float32"):
+    """A body-fitted grid, its coordinates as inputs."""
+    values = np.random.default_rng(2).standard_normal((3, num, *space)).astype(dtype)
+    return Dataset.from_arrays(
+        np.stack([values[0], values[1]], 1), values[2][:, np.newaxis], grid=vc.Grid(space, 1.0, "vertex"),
+        boundary=("neumann", "dirichlet"), input_names=["x", "y"], output_names=["velocity"],
+    )  # fmt: skip
+
+
 def bits(dataset):
     fields = (*dataset.input_fields, *dataset.output_fields)
     return [(str(v.dtype), v.shape, v.tobytes()) for v in (dataset.stored(info.name) for info in fields)]
@@ -334,6 +343,50 @@ def test_the_well_as_it_is_published(tmp_path):
     assert dataset.parameters.tolist() == [[0.25], [0.25]]
 
 
+# ----------------------------------------------------------------------------------------------------------------- pipe
+
+
+def test_pipe_files_are_coordinates_in_and_velocity_out(tmp_path):
+    """Files as Geo-FNO's are: Q has components, and the first of them is learned."""
+    rng = np.random.default_rng(3)
+    x, y, q = rng.standard_normal((5, 9, 7)), rng.standard_normal((5, 9, 7)), rng.standard_normal((5, 3, 9, 7))
+    for name, values in {"X": x, "Y": y, "Q": q}.items():
+        np.save(tmp_path / f"Pipe_{name}.npy", values)
+    dataset = read_file(tmp_path)
+    assert detect_format(tmp_path) == "pipe"
+    assert torch.equal(dataset.inputs, torch.from_numpy(np.stack([x, y], 1)))
+    assert torch.equal(dataset.outputs, torch.from_numpy(q[:, :1]))
+    assert dataset.grid == vc.Grid((9, 7), 1.0, "vertex")
+    assert dataset.boundary.kinds == (("neumann", "neumann"), ("dirichlet", "dirichlet"))
+    part = read_file(tmp_path, "pipe", first=3, last=5, component=2, boundary="dirichlet")
+    assert torch.equal(part.outputs, torch.from_numpy(q[3:, 2:]))
+    assert torch.equal(part.inputs, dataset.inputs[3:])
+    for wrong, message in {"component": "below 3", "first": "up to 5 samples", "last": "up to 5 samples"}.items():
+        with pytest.raises(ValueError, match=message):
+            read_file(tmp_path, "pipe", **{wrong: 7})
+
+
+def test_pipe_there_and_back_and_what_is_refused(tmp_path):
+    dataset = bent()
+    FORMATS["pipe"].write(dataset, tmp_path / "pipe")
+    back = read_file(tmp_path / "pipe")
+    assert bits(back) == bits(dataset)
+    with pytest.raises(vc.DataError, match="exists"):
+        FORMATS["pipe"].write(dataset, tmp_path / "pipe")
+    with pytest.raises(ValueError, match="two input channels"):
+        FORMATS["pipe"].write(steady(), tmp_path / "other")
+    np.save(tmp_path / "pipe" / "Pipe_Y.npy", np.zeros((3, 9, 6)))
+    with pytest.raises(vc.DataError, match="must hold X and Y"):
+        read_file(tmp_path / "pipe")
+    (tmp_path / "pipe" / "Pipe_Y.npy").write_bytes(b"nothing")
+    with pytest.raises(vc.DataError, match="cannot be read as a NumPy array"):
+        read_file(tmp_path / "pipe")
+    (tmp_path / "pipe" / "Pipe_Y.npy").unlink()
+    with pytest.raises(vc.DataError, match=r"Pipe_Y\.npy does not exist"):
+        FORMATS["pipe"].read(tmp_path / "pipe")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pipe"]
+
+
 # ------------------------------------------------------------------------------------------------- what goes wrong
 
 
@@ -396,13 +449,14 @@ LIMITED = """
     import resource, sys
     from pathlib import Path
     import h5py, scipy.io
-    from test_formats import evolving, steady
+    from test_formats import bent, evolving, steady
     from vcycle import DataError
     from vcycle.data import FORMATS
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
     for name, form in FORMATS.items():
-        dataset = steady((64, 64), boundary="dirichlet") if name == "neuraloperator" else evolving((64, 64))
+        special = {"neuraloperator": steady((64, 64), boundary="dirichlet"), "pipe": bent((64, 64))}
+        dataset = special.get(name) or evolving((64, 64))
         try:
             form.write(dataset, Path(sys.argv[1]) / name)
         except DataError as error:

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 
 from helpers import assert_close
 from vcycle.boundary import Boundary
+from vcycle.errors import CheckpointError
 from vcycle.grid import Grid
 from vcycle.layers.conditioning import Conditioning, modulate
-from vcycle.layers.spacing import at_spacing, halvings
+from vcycle.layers.spacing import at_spacing, halvings, predicted_at_spacing
 from vcycle.layers.walls import vanish_on_walls
 from vcycle.models import MgNO
 from vcycle.models.initial import random_stencils
@@ -16,6 +17,10 @@ from vcycle.models.start import mean_stencil, solver_start
 from vcycle.multigrid.layer import MultigridLayer
 from vcycle.multigrid.padding import Padding
 from vcycle.problems import Darcy, Helmholtz
+from vcycle.problems.problem import FieldInfo
+from vcycle.training.export import export_operator
+from vcycle.training.normaliser import Normaliser
+from vcycle.training.operator import TrainedOperator
 
 SHAPES = {1: (13,), 2: (12, 9), 3: (6, 5, 8)}
 MIXED = (("dirichlet", "neumann"), ("neumann", "dirichlet"), ("dirichlet", "dirichlet"))
@@ -349,3 +354,150 @@ def test_random_stencils_are_drawn_by_the_callers_generator():
         torch.manual_seed(0)
         random_stencils(layer)
     assert layer.levels[0].P.weight.equal(first)
+
+
+@pytest.mark.parametrize("kind", ["dirichlet", "neumann", "periodic"])
+@pytest.mark.parametrize("centring", ["cell", "vertex"])
+def test_whole_predictions_reproduce_cubics(kind, centring):
+    """The mean of all samplings keeps lines, the interpolation cubics, up to what walls or closed axes ask of them."""
+    padding, n = Padding.of(Boundary.of(kind, 1), centring), 32 if centring == "cell" or kind == "periodic" else 33
+    x = (torch.arange(n, dtype=torch.float64) + padding.offset) / (n - 1 + 2 * padding.offset)
+    if kind == "periodic":
+        x = (torch.arange(n, dtype=torch.float64) + padding.offset) / n
+    exact = {"dirichlet": x * (1 - x) * (x + 2), "neumann": x**3 - 2 * x, "periodic": torch.sin(2 * torch.pi * x)}[kind]
+    m = n // 2 if padding.offset else (n + 1) // 2
+    coarse = (torch.arange(m, dtype=torch.float64) + padding.offset) * 2 / n
+    if kind != "periodic" and centring == "vertex":
+        coarse = torch.arange(m, dtype=torch.float64) * 2 / (n - 1)
+    values = {
+        "dirichlet": coarse * (1 - coarse) * (coarse + 2),
+        "neumann": coarse**3 - 2 * coarse,
+        "periodic": torch.sin(2 * torch.pi * coarse),
+    }[kind]
+    seen = []
+
+    def answer(u):
+        seen.append(u)
+        return values.expand(len(u), 1, m)
+
+    result = predicted_at_spacing(answer, x[None, None], padding, 1)
+    assert_close(result[0, 0], exact, rtol=1e-12 if kind != "periodic" else 2e-3)
+    weights = torch.tensor([0.5, 0.5] if padding.offset else [0.25, 0.5, 0.25], dtype=torch.float64)
+    assert_close((weights @ seen[0][:, 0])[1:-1], coarse[1:-1])  # the mean place of a sampling is that of its point
+
+
+def test_whole_predictions_average_what_the_network_says_of_every_sampling():
+    options = {"native_shape": (16, 16), "resampling": "network", "boundary": "neumann"}
+    plain, native = build(1, 1, boundary="neumann"), build(1, 1, **options)
+    native.load_state_dict(plain.state_dict())
+    assert native.config()["resampling"] == "network"
+    u = random(2, 1, 32, 32)
+    assert native(u[..., :16, :16]).equal(plain(u[..., :16, :16]))
+    mean = sum(plain(u[..., i::2, j::2]) for i in (0, 1) for j in (0, 1)) / 4
+    same = predicted_at_spacing(lambda samplings: mean.repeat(4, 1, 1, 1), u, plain.W[0].padding, 1)
+    assert_close(native(u), same)
+    constant = u[..., ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)  # then all samplings are one
+    same = predicted_at_spacing(
+        lambda samplings: plain(u[..., ::2, ::2]).repeat(4, 1, 1, 1), constant, plain.W[0].padding, 1
+    )
+    assert_close(native(constant), same)
+    coarse = u[..., :8, :8]
+    doubled = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert_close(native(coarse), F.avg_pool2d(plain(doubled), 2))
+    assert native(random(2, 1, 64, 64)).shape == (2, 1, 64, 64)
+    assert native(random(0, 1, 32, 32)).shape == (0, 1, 32, 32)
+    scaled = build(1, 1, num_parameters=1, hard_boundary=True, **(options | {"boundary": "dirichlet"}))
+    assert_close(scaled(u, random(2, 1))[1:], scaled(u[1:], random(2, 1)[1:]))  # every sampling has its sample's
+    with pytest.raises(ValueError, match=r"`resampling` must be one of 'layers', 'network'\. Got 'cubic'"):
+        build(1, 1, resampling="cubic")
+
+
+# Programs and checkpoints --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["dirichlet", "neumann", "periodic", (("dirichlet", "neumann"), "periodic")])
+@pytest.mark.parametrize("centring", ["cell", "vertex"])
+@pytest.mark.parametrize("shape", [(6, 9), (5, 1)])
+def test_what_compilers_pad_is_what_is_padded(kind, centring, shape):
+    u = random(2, 3, *shape)
+    for padding, size in Padding.of(Boundary.of(kind, 2), centring).hierarchy(shape, 2):
+        part = u[..., : size[0], : size[1]]
+        assert_close(padding._joined(part), padding.pad(part))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "centring", "shape"), [("dirichlet", "cell", (16, 12)), ("neumann", "vertex", (17, 13))]
+)
+def test_recorded_for_any_number_of_samples_and_size(kind, centring, shape):
+    model = build(1, 1, boundary=kind, centring=centring, width=3).eval()
+    free = {0: torch.export.Dim("samples", min=1)}
+    for axis, size in enumerate(shape):
+        step = model.size_step * torch.export.Dim(f"n{axis}", min=2)
+        free[axis + 2] = step + size % model.size_step if size % model.size_step else step
+    program = torch.export.export(model, (random(2, 1, *shape),), dynamic_shapes=(free,)).module()
+    for n, m in ((16, 12), (8, 8), (24, 32)):
+        u = random(3, 1, n + shape[0] % 4, m + shape[1] % 4)
+        assert_close(program(u), model(u))
+
+
+def test_weights_of_another_model_are_named_in_one_line():
+    model = build(1, 1)
+    wanted = r"The weights are of another MgNO: W\.0\.levels\.0\..* has shape \(6, .*\) there and \(5, .*\) here\."
+    with pytest.raises(CheckpointError, match=wanted):
+        model.load_state_dict(build(1, 1, width=6).state_dict())
+    with pytest.raises(
+        CheckpointError, match=r"another MgNO: \d+ tensors there and \d+ here; B\.2\.bias is only there"
+    ):
+        model.load_state_dict(build(1, 1, depth=3).state_dict())
+    state = model.state_dict()
+    state.pop("head.weight")
+    with pytest.raises(CheckpointError, match=r"head\.weight is only here"):
+        model.load_state_dict(state)
+    assert model.load_state_dict(state, strict=False).missing_keys == ["head.weight"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 2, 16, 16), r"`u` must have shape \(any, 1, any, any\), .* Got \(1, 2, 16, 16\)"),
+        ((1, 1, 16), r"`u` must have shape \(any, 1, any, any\), .* Got \(1, 1, 16\)"),
+        ((1, 1, 3, 16), r"`u` must have at least 4 points per axis .* Got \(3, 16\)"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named_with_both_numbers(shape, message):
+    with pytest.raises(ValueError, match=message):
+        build(1, 1)(random(*shape))
+
+
+@pytest.mark.slow
+def test_operators_are_exported_for_any_size(tmp_path):
+    grid, field = Grid((8, 8)), FieldInfo("a", "1", 1)
+    one = Normaliser(torch.full((1, 1, 1), 0.5), torch.full((1, 1, 1), 2.0))
+    network = build(1, 1, depth=1, levels=2, width=3).float()
+    operator = TrainedOperator(network, one, one, grid, Boundary.of("dirichlet", 2), (field,), (field,))
+    path = export_operator(operator, tmp_path / "operator.pt2", any_size=True)
+    program, u = torch.export.load(path).module(), random(3, 1, 12, 18).float()
+    assert_close(program(u), 0.5 + 2.0 * network((u - 0.5) / 2.0), rtol=1e-5)
+    pointwise = Normaliser(torch.zeros(1, 8, 8), torch.ones(1, 8, 8))
+    operator = TrainedOperator(network, one, pointwise, grid, Boundary.of("dirichlet", 2), (field,), (field,))
+    with pytest.raises(ValueError, match=r"`any_size` must not be given with pointwise normalisers\. Got .* \(8, 8\)"):
+        export_operator(operator, path, any_size=True)
+
+
+def test_input_bias_adds_the_input_to_every_hidden_layer():
+    torch.manual_seed(0)
+    model = MgNO(1, 1, width=4, depth=3, levels=2, input_bias=True).double()
+    plain = MgNO(1, 1, width=4, depth=3, levels=2).double()
+    plain.load_state_dict({name: w for name, w in model.state_dict().items() if not name.startswith("D.")})
+    a = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    u = a
+    for i, (W, B) in enumerate(zip(model.W, model.B, strict=True)):
+        bias = model.D[i - 1](a) if i else 0.0
+        u = torch.nn.functional.gelu(W(u) + B(u) + bias)
+    assert_close(model(a), model.head(u), rtol=1e-12)
+    assert (model(a) - plain(a)).norm() > 0.1 * plain(a).norm()
+    with torch.no_grad():
+        for D in model.D:
+            D.weight.zero_()
+    assert_close(model(a), plain(a), rtol=1e-12)

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 import yaml
 
 from vcycle import recipes
+from vcycle.data import FORMATS
 from vcycle.demo import DARCY, DARCY_FULL, HELMHOLTZ
-from vcycle.errors import DataError
+from vcycle.errors import CheckpointError, DataError
 from vcycle.models import MODELS
+from vcycle.recipes.building import data_folder
 
 NAMES = ", ".join(repr(name) for name in sorted(MODELS))
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -47,7 +50,7 @@ def changed(path: str, value, base=SMALL):
 def test_recipe_fits_the_signatures(path):
     recipe = recipes.read_recipe(path)
     assert recipe.name == path.stem
-    assert recipe.expect["at_most"] > 0
+    assert all(check["at_most"] > 0 for check in recipe.expect)
 
 
 def test_demo_settings_fit_the_signatures_and_the_recipe():
@@ -74,6 +77,15 @@ def test_demo_settings_fit_the_signatures_and_the_recipe():
         ("model.levls", 3, "`model mgno` has no 'levls'. Did you mean 'levels'?"),
         ("fit.epoch", 3, "`fit` has no 'epoch'. Did you mean 'epochs'?"),
         ("fit.seed", 3, "`fit` has no 'seed'."),
+        ("fit.epochs", None, "`fit` must have epochs or cpu_seconds."),
+        ("fit.cpu_seconds", 3.0, "`fit` must have epochs or cpu_seconds, not both. Got 1 and 3.0."),
+        ("fit", {"cpu_seconds": 0}, "`fit.cpu_seconds` must be positive and finite. Got 0."),
+        ("data.validation", 0, "`data.validation` must be at least 1. Got 0."),
+        ("data.steps", {"strde": 2}, "`data.steps` has no 'strde'. Did you mean 'stride'?"),
+        ("data.steps", {"stride": 0}, "`data.steps.stride` must be at least 1. Got 0."),
+        ("model.start", "slover", "`model.start` must be one of 'solver'. Got 'slover'. Did you mean 'solver'?"),
+        ("model", {"name": "fno", "start": "solver"}, "`model.start` must be left out: only mgno starts as a solver."),
+        ("expect", [SMALL["expect"], {"set": "test"}], "`expect` must have metric, at_most, source."),
         ("fit", [1], "`fit` must be a mapping. Got [1]."),
         ("data.problem.name", "darcey", "`problem` must be one of 'darcy'"),
         ("data.problem.coefficents", "x", "`problem darcy` has no 'coefficents'. Did you mean 'coefficient'?"),
@@ -82,7 +94,7 @@ def test_demo_settings_fit_the_signatures_and_the_recipe():
         (
             "data",
             {"train": "a.pt", "format": "mat"},
-            "`data.format` must be one of 'zarr', 'neuraloperator', 'npz', 'fno', 'the-well', 'pdebench'. Got 'mat'.",
+            f"`data.format` must be one of {', '.join(map(repr, FORMATS))}. Got 'mat'.",
         ),
     ],
 )
@@ -113,6 +125,135 @@ def test_missing_data_say_where_to_get_them(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="elsewhere"):
         recipes.run_recipe(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_validation_is_taken_out_of_the_training_part():
+    parts = {}
+    for number in (None, 3):
+        content = changed("data.validation", number) if number else SMALL
+        parts[number] = recipes.load_data(recipes.parse_recipe(content), progress=False)
+    ids = [set(part.sample_id.tolist()) for part in (parts[3].train, parts[3].validation, parts[3].tests["test"])]
+    assert [len(part) for part in ids] == [5, 3, 4]
+    assert set.union(*ids) == set(range(12))
+    assert ids[2] == set(parts[None].tests["test"].sample_id.tolist())  # the same test set as without
+    assert parts[None].validation is None
+    with pytest.raises(ValueError, match="`data` must say validation once"):
+        recipes.parse_recipe(changed("data.split", {"test": 4, "validation": 2}, changed("data.validation", 3)))
+
+
+def test_generated_data_are_kept_and_used_again(tmp_path):
+    recipe = recipes.parse_recipe(SMALL)
+    first = recipes.load_data(recipe, cache=tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["small.zarr"]
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    again = recipes.load_data(recipe, cache=tmp_path, progress=False)
+    assert torch.equal(first.train.inputs, again.train.inputs)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == written
+    memory = recipes.load_data(recipe, progress=False)
+    assert torch.equal(memory.tests["test"].outputs, again.tests["test"].outputs)
+
+
+def test_evolutions_become_steps_after_the_split():
+    content = changed("data.problem", {"name": "heat", "shape": [8, 8], "times": [0.1, 0.2, 0.3]})
+    content["data"] |= {"validation": 2, "steps": {"stride": 1}}
+    content["data"]["generate"]["num_samples"] = 8
+    data = recipes.load_data(recipes.parse_recipe(content), progress=False)
+    whole = data.trajectories["test"]
+    assert len(whole) == 4
+    test, truth = data.tests["test"], whole.field("solution")
+    pairs = {(a.numpy().tobytes(), b.numpy().tobytes()) for a, b in zip(test.inputs, test.outputs, strict=True)}
+    for states in truth:
+        for early, late in pairwise(states):
+            assert (early.numpy().tobytes(), late.numpy().tobytes()) in pairs
+    ids = [set(part.sample_id.tolist()) for part in (data.train, data.validation, test)]
+    assert [len(part) for part in ids] == [2, 2, 4]
+    assert len(set.union(*ids)) == 8  # no trajectory is in two sets
+
+
+def test_model_starts_as_the_problems_solver():
+    from vcycle.models import solver_start
+
+    data = recipes.load_data(recipes.parse_recipe(SMALL), progress=False).train
+    arguments = {"levels": 2, "width": 4, "depth": 1}
+    started = recipes.build_model("mgno", data, arguments | {"start": "solver"}, seed=3)
+    wanted = solver_start(recipes.build_model("mgno", data, arguments, seed=3), data.problem, seed=3).state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in started.state_dict().items())
+    drawn = recipes.build_model("mgno", data, arguments, seed=3).state_dict()
+    assert not all(torch.equal(tensor, wanted[name]) for name, tensor in drawn.items())
+    with pytest.raises(ValueError, match=r"only mgno starts as a solver\. Got FNO"):
+        recipes.build_model("fno", data, {"start": "solver", "modes": 2, "width": 4})
+
+
+def test_models_take_the_datas_scalars():
+    from vcycle import Dataset, Grid
+
+    values = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    scalars = {"a": torch.arange(3.0), "b": torch.ones(3)}
+    data = Dataset.from_arrays(values, values, grid=Grid((8, 8)), boundary="neumann", parameters=scalars)
+    assert recipes.build_model("fno", data, {"modes": 2, "width": 4}).config()["num_parameters"] == 2
+    given = {"modes": 2, "width": 4, "num_parameters": 0}
+    assert recipes.build_model("fno", data, given).config()["num_parameters"] == 0
+
+
+def test_several_numbers_must_all_be_reached():
+    second = SMALL["expect"] | {"metric": "relative_h1", "at_most": 0.5}
+    recipe = recipes.parse_recipe(changed("expect", [SMALL["expect"] | {"at_most": 0.5}, second]))
+    good = {"metrics": {"test.relative_l2": 0.4, "test.relative_h1": 0.45}, "cpu_seconds": 1.0}
+    bad = {"metrics": {"test.relative_l2": 0.4, "test.relative_h1": 0.65}, "cpu_seconds": 1.0}
+    assert recipes.summary(recipe, [good])["reached"] is True
+    result = recipes.summary(recipe, [good, bad])
+    assert result["reached"] is False
+    assert [check["reached"] for check in result["checks"]] == [True, False]
+    assert result["checks"][1]["mean"] == pytest.approx(0.55, rel=1e-12)
+
+
+def test_a_budget_is_chosen_once_per_folder(tmp_path):
+    from vcycle.training.budget import BUDGET_FILE, budget_in
+
+    data = recipes.load_data(recipes.parse_recipe(SMALL), progress=False).train
+    model = recipes.build_model("mgno", data, {"levels": 2, "width": 4, "depth": 1})
+    first = budget_in(tmp_path, model, data, cpu_seconds=1.0, batch_size=4)
+    assert first.epochs == max(1, round(1.0 / first.epoch_seconds))
+    (tmp_path / BUDGET_FILE).write_text((tmp_path / BUDGET_FILE).read_text().replace(f": {first.epochs},", ": 12345,"))
+    assert budget_in(tmp_path, model, data, cpu_seconds=1.0, batch_size=4).epochs == 12345  # read, not measured
+    with pytest.raises(ValueError, match=r"`out` holds a run of other arguments: cpu_seconds is 1\.0 there, not 2\.0"):
+        budget_in(tmp_path, model, data, cpu_seconds=2.0, batch_size=4)
+    (tmp_path / BUDGET_FILE).write_text("{")
+    with pytest.raises(CheckpointError, match="corrupt"):
+        budget_in(tmp_path, model, data, cpu_seconds=1.0, batch_size=4)
+
+
+def test_a_budget_counts_what_the_clock_shows(monkeypatch):
+    """A clock that only passes through the network move shows exactly how steps and validation are counted."""
+    from torch import nn
+
+    from vcycle import Dataset, Grid
+    from vcycle.training import budget
+
+    now = [0.0]
+
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(1, 1, 1)
+
+        def forward(self, u):
+            now[0] += 3.0 if self.training else 1.0
+            return self.layer(u)
+
+    monkeypatch.setattr(budget.time, "process_time", lambda: now[0])
+    values = torch.rand(64, 1, 4, 4, dtype=torch.float64)
+    data = Dataset.from_arrays(values, values, grid=Grid((4, 4)), boundary="neumann")
+    model, train, validation = Slow(), data.subset(range(48)), data.subset(range(48, 64))
+    measured = budget.measured_budget(model, train, cpu_seconds=300.0, validation=validation, batch_size=4)
+    assert measured.step_seconds == pytest.approx(3.0, rel=1e-12)
+    assert measured.epoch_seconds == pytest.approx(12 * 3.0 + 4 * 1.0, rel=1e-12)  # batches of training, of validation
+    assert measured.epochs == round(300 / 40)
+    assert not measured.over
+    short = budget.measured_budget(model, train, cpu_seconds=10.0, validation=validation, batch_size=4)
+    assert short.over
+    assert short.epochs == 1
+    assert budget.epochs_within(model, train, cpu_seconds=72.0, batch_size=4) == 2
 
 
 def test_recipe_runs_compares_and_does_not_train_twice(tmp_path):
@@ -174,7 +315,7 @@ def test_data_folder_is_found_above_the_recipe(tmp_path):
     (tmp_path / "a" / "recipes").mkdir(parents=True)
     folder = tmp_path / "a" / "recipes"
     recipe = replace(recipes.read_recipe(FOLDER / "darcy-demo.yaml"), folder=folder, data_dir="theirs")
-    assert recipes._data_folder(recipe) == folder / "theirs"  # named in the error if nothing is found
+    assert data_folder(recipe) == folder / "theirs"  # named in the error if nothing is found
     for place in ("shared/data/theirs", "a/data/theirs", "a/recipes/theirs"):  # the nearest wins
         (tmp_path / place).mkdir(parents=True)
-        assert recipes._data_folder(recipe) == tmp_path / place
+        assert data_folder(recipe) == tmp_path / place

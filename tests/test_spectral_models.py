@@ -29,19 +29,37 @@ def smooth(*shape, channels=2, periodic=True, centring="cell", seed=0):
 # Resolution ----------------------------------------------------------------------------------------------------------
 
 FREE = {
+    "deeponet": {"sensors": 5, "width": 8, "depth": 2, "terms": 4},
+    "dmd": {"points": 4, "rank": 4, "width": 6, "depth": 1},
     "factformer": {"width": 6, "depth": 2, "heads": 2, "head_size": 4},
     "ffno": {"modes": 4, "width": 6, "depth": 2, "padding": 0.5},
     "fno": {"modes": 4, "width": 6, "depth": 2, "padding": 0.5},
     "galerkin_transformer": {"width": 8, "depth": 2, "heads": 2, "modes": 4, "padding": 0.5},
     "gfno": {"modes": 4, "width": 3, "depth": 2, "position": False, "padding": 0.5},
+    "ifactformer": {"width": 6, "depth": 2, "heads": 2, "head_size": 4},
+    "implicit_fno": {"modes": 4, "width": 6, "depth": 2, "padding": 0.5},
+    "lno": {"width": 6, "depth": 2, "rank": 2, "hidden": 6},
+    "local_no": {"modes": 4, "width": 6, "depth": 2, "radius": 0.1, "central": True, "padding": 0.5},
+    "lordnet": {"points": 8, "width": 6, "depth": 1},
+    "mg_tfno": {"modes": 4, "width": 6, "depth": 2, "rank": 0.3},
+    "neural_spectral": {"modes": 5, "width": 6, "depth": 2},
+    "sfno": {"modes": 4, "width": 6, "depth": 2, "centring": "cell"},
+    "spectral_refiner": {"modes": 4, "time_modes": 2, "width": 6, "depth": 2, "padding": 0.5},
     "t1": {"modes": 6, "width": 6, "depth": 2},
     "tfno": {"modes": 4, "width": 6, "depth": 2, "rank": 0.3, "padding": 0.5},
     "uno": {"modes": 4, "width": 4, "depth": 1, "padding": 0.5},
 }
+BALLS = {
+    "gno": {"width": 5, "depth": 2, "radius": 0.2, "hidden": 4},
+    "multipole_gno": {"width": 5, "depth": 2, "levels": 2, "radius": 0.15, "hidden": 4},
+}
+"""Models whose neighbourhoods are balls: which points lie in one jumps from grid to grid, so that there is no order."""
 
 
 def test_every_resolution_free_model_is_held_to_it():
-    assert FREE.keys() == {name for name, model in MODELS.items() if getattr(model, "resolution_free", False)}
+    assert FREE.keys() | BALLS.keys() == {
+        name for name, model in MODELS.items() if getattr(model, "resolution_free", False)
+    }
 
 
 def on_cells(model, n, periodic):
@@ -57,6 +75,15 @@ def test_refining_the_grid_converges_to_second_order(name, boundary):
     outputs = [on_cells(model, n, boundary == "periodic") for n in (16, 32, 64, 128)]
     errors = [(output - outputs[-1]).norm() / outputs[-1].norm() for output in outputs[:-1]]
     assert errors[2] < 0.25 * errors[1] < 0.08 * errors[0] < 0.002, errors  # 20/64 and 5/20 of what falls as 63:15:3
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "neumann"])
+@pytest.mark.parametrize("name", BALLS)
+def test_refining_the_grid_of_a_sum_over_balls_converges(name, boundary):
+    model = build(MODELS[name], num_axes=2, boundary=boundary, **BALLS[name])
+    outputs = [on_cells(model, n, boundary == "periodic") for n in (16, 32, 64, 128)]
+    errors = [(output - outputs[-1]).norm() / outputs[-1].norm() for output in outputs[:-1]]
+    assert errors[2] < 0.2 * errors[0] < 0.001, errors
 
 
 def test_padding_by_a_number_of_points_ties_an_fno_to_its_grid():

@@ -32,6 +32,7 @@ from vcycle.problems.problem import FieldInfo
 from vcycle.training import FitConfig, Normaliser, fit
 from vcycle.training.augment import Augmentation
 from vcycle.training.batches import ShuffledBatches, stream_seed
+from vcycle.training.samples import Samples
 from vcycle.training.schedule import one_cycle
 from vcycle.training.task import walls
 
@@ -90,7 +91,13 @@ def test_fit_equals_a_loop_written_by_hand(ema):
     data, model = linear_data(), tiny()
     epochs, batch, rate, steps = 3, 5, 3e-3, 15
     config = FitConfig(
-        ema=ema, gradient_clip=0.05, weight_decay=0.1, augment=("transpose",), warmup=0.3, final_division=50
+        optimizer="adamw",
+        ema=ema,
+        gradient_clip=0.05,
+        weight_decay=0.1,
+        augment=("transpose",),
+        warmup=0.3,
+        final_division=50,
     )
     operator = fit(
         model, data, epochs=epochs, batch_size=batch, learning_rate=rate, seed=3, config=config, progress=False
@@ -587,11 +594,12 @@ def no_symmetry(grid: vc.Grid) -> Augmentation:
 
 def test_each_epoch_shows_every_sample_once_in_an_order_of_its_own():
     rows = torch.arange(23.0).reshape(23, 1, 1)
-    batches = ShuffledBatches(rows, rows + 100, batch_size=5, seed=4, augmentation=no_symmetry(vc.Grid((4,))))
+    source = Samples(rows, rows + 100)
+    batches = ShuffledBatches(source, batch_size=5, seed=4, augmentation=no_symmetry(vc.Grid((4,))))
     orders = []
     for epoch in (0, 1, 0):
         batches.set_epoch(epoch)
-        pairs = list(batches)
+        pairs = [(batch.inputs, batch.outputs) for batch in batches]
         assert [len(x) for x, _ in pairs] == [5, 5, 5, 5, 3]
         assert len(batches) == 5
         assert all(torch.equal(y, x + 100) for x, y in pairs)
@@ -605,10 +613,15 @@ def test_processes_share_the_samples_of_an_epoch():
     seen = []
     for rank in range(3):
         batches = ShuffledBatches(
-            rows, rows, batch_size=4, seed=4, augmentation=no_symmetry(vc.Grid((4,))), rank=rank, world_size=3
+            Samples(rows, rows),
+            batch_size=4,
+            seed=4,
+            augmentation=no_symmetry(vc.Grid((4,))),
+            rank=rank,
+            world_size=3,
         )
         assert len(list(batches)) == len(batches) == 2  # equally many steps everywhere
-        seen += torch.cat([x for x, _ in batches]).flatten().tolist()
+        seen += torch.cat([batch.inputs for batch in batches]).flatten().tolist()
     assert len(seen) == len(set(seen)) == 21
 
 
@@ -782,6 +795,14 @@ def test_constant_channels_stay_finite_and_invert(kind):
     assert_close(normaliser.denormalise(normaliser.normalise(u)), u)
 
 
+def test_points_that_are_constant_have_the_scale_of_their_channel():
+    u = torch.randn(200, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.01
+    u[..., 0] = 0.0  # a wall
+    scale = Normaliser.of(u, kind="pointwise").scale
+    assert (scale[..., 0] - 0.01).abs().max() < 0.003
+    assert torch.equal(scale[..., 1:], u.double().std(0, correction=0)[..., 1:].float())
+
+
 def test_normaliser_arguments_are_named():
     with pytest.raises(ValueError, match="`normaliser` must be one of 'scalar', 'pointwise', 'scale', 'none'"):
         Normaliser.of(torch.ones(2, 1, 3), kind="minmax")
@@ -851,3 +872,25 @@ def test_evaluation_and_loss_agree_on_walls(window):
     assert measured == pytest.approx(loss(prediction, data.outputs).item())
     wrong = data_loss("h1", grid=data.grid, boundary=data.boundary)(prediction, data.outputs).item()
     assert abs(measured - wrong) > 0.1 * measured
+
+
+def test_freed_memory_is_kept_between_training_steps():
+    if not sys.platform.startswith("linux"):
+        pytest.skip("Only glibc has the options.")
+    # in a process of its own: the option cannot be taken back
+    code = """
+import resource, torch
+from vcycle.training.memory import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(4_000_000).mul_(2.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+mapped = faults()
+assert keep_freed_memory()
+faults()
+print(mapped, faults())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    mapped, kept = map(int, run.stdout.split())
+    assert kept < 0.1 * mapped

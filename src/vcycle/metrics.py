@@ -6,6 +6,7 @@ everywhere, the error is absolute, in the unit of the target.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -20,6 +21,11 @@ Walls = Boundary | str
 
 SPECTRAL_CUTOFF = 20
 """Wave number from which the MgNO paper's H1 norm gives weight 1."""
+
+BANDS = (0.0, 2.0, 4.0, 8.0, 16.0)
+"""Lower edges of the bands of :func:`band_errors`, in half waves per box length; the last band is open."""
+NOTHING = 32.0
+"""A band of a target whose norm is below this many roundings of the target's norm holds nothing but rounding."""
 
 
 def relative_l2(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -188,21 +194,86 @@ def error_by_band(
         If the shapes differ or do not fit the grid, or ``reduction`` is unknown.
     """
     _check_fields(prediction, target, grid)
-    coefficients = prediction - target
-    squared_frequency = torch.zeros((), dtype=torch.float64)
-    for axis, (n, pair) in enumerate(zip(grid.shape, Boundary.on(grid, boundary).kinds, strict=True)):
-        on_wall = grid.centring == "vertex" and pair[0] != "periodic"
-        basis, frequency = _modes(n, *(("neumann", "neumann") if on_wall else pair))
-        moved = coefficients.movedim(axis + 2, -1) @ basis.T.to(coefficients)
-        coefficients = moved.movedim(-1, axis + 2)
-        squared_frequency = squared_frequency.unsqueeze(-1) + frequency**2
-    band = squared_frequency.sqrt().clamp(min=1.0).log2().floor().long().flatten().to(coefficients.device)
+    power, frequency = _spectrum(prediction - target, grid, Boundary.on(grid, boundary))
+    band = frequency.clamp(min=1.0).log2().floor().long()
     num_bands = int(band.max()) + 1
-    power = coefficients.square().sum(1).flatten(1)
-    energy = power.new_zeros(power.shape[0], num_bands).index_add(1, band, power)
-    energy = _ratio(energy, _norm(target).square().unsqueeze(1))
+    energy = _ratio(_sums(power, band, num_bands), _norm(target).square().unsqueeze(1))
     edges = torch.tensor([0.0, *(2.0**b for b in range(1, num_bands))], dtype=torch.float64)
     return BandErrors(edges, _reduced(energy, reduction))
+
+
+def band_errors(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    grid: Grid,
+    boundary: Walls,
+    bands: Sequence[float] = BANDS,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Return the relative L2 error of each frequency band by itself: its error over what the target has in it.
+
+    The modes and their frequencies are those of :func:`error_by_band`, which measures every band by the whole target:
+    there high frequencies look harmless because they are small. Where the target has nothing in a band, up to rounding,
+    the error there is relative to the whole target.
+
+    Parameters
+    ----------
+    prediction, target
+        Fields ``(batch, channel, *grid.shape)`` in one unit.
+    grid, boundary
+        Where the values live, and the kinds of the walls.
+    bands
+        Lower edges, increasing, in half waves per box length; each band ends where the next begins, the last with the
+        grid's highest frequency. What lies below the first edge is left out.
+    reduction
+        ``"mean"`` over samples, shape ``(bands,)``; ``"none"`` keeps one row per sample, ``(batch, bands)``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or do not fit the grid, the edges do not increase, a band holds no mode of the grid, or
+        ``reduction`` is unknown.
+    """
+    _check_fields(prediction, target, grid)
+    kinds = Boundary.on(grid, boundary)
+    edges = torch.as_tensor(bands, dtype=torch.float64)
+    if edges.ndim != 1 or len(edges) == 0 or bool((edges.diff() <= 0).any()):
+        raise ValueError(f"`bands` must be increasing numbers, at least one. Got {bands!r}.")
+    power, frequency = _spectrum(prediction - target, grid, kinds)
+    band = torch.bucketize(frequency, edges.to(frequency.device), right=True)  # 0 is below the first edge
+    modes = torch.bincount(band, minlength=len(edges) + 1)[1:]
+    if not bool((modes > 0).all()):
+        empty = edges[int((modes == 0).nonzero()[0])].item()
+        raise ValueError(
+            f"`bands` must hold modes of the grid each, whose highest frequency is {frequency.max().item():.4g}. "
+            f"Got {tuple(bands)!r}, with none from {empty:g} on."
+        )
+    error = _sums(power, band, len(edges) + 1)[:, 1:]
+    own = _sums(_spectrum(target, grid, kinds)[0], band, len(edges) + 1)[:, 1:]
+    whole = _norm(target).square().unsqueeze(1)
+    nothing = own <= (NOTHING * torch.finfo(target.dtype).eps) ** 2 * whole
+    squared = _ratio(error, torch.where(nothing, whole, own))
+    # the root's slope is infinite at zero: leave exact bands out of it
+    exact = squared == 0
+    return _reduced(torch.where(exact, squared, torch.where(exact, 1.0, squared).sqrt()), reduction)
+
+
+def _spectrum(u: Tensor, grid: Grid, boundary: Boundary) -> tuple[Tensor, Tensor]:
+    """Return the energy of every mode, ``(batch, modes)``, and its frequency in half waves per box length."""
+    squared_frequency = torch.zeros((), dtype=torch.float64)
+    for axis, (n, pair) in enumerate(zip(grid.shape, boundary.kinds, strict=True)):
+        on_wall = grid.centring == "vertex" and pair[0] != "periodic"
+        basis, frequency = _modes(n, *(("neumann", "neumann") if on_wall else pair))
+        moved = u.movedim(axis + 2, -1) @ basis.T.to(u)
+        u = moved.movedim(-1, axis + 2)
+        squared_frequency = squared_frequency.unsqueeze(-1) + frequency**2
+    return u.square().sum(1).flatten(1), squared_frequency.sqrt().flatten().to(u.device)
+
+
+def _sums(power: Tensor, band: Tensor, num_bands: int) -> Tensor:
+    """Return the energy of each band, ``(batch, num_bands)``."""
+    return power.new_zeros(power.shape[0], num_bands).index_add(1, band, power)
 
 
 def _modes(n: int, low: str, high: str) -> tuple[Tensor, Tensor]:

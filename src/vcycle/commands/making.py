@@ -291,8 +291,11 @@ def _parts(dataset: "Dataset", asked: _Training) -> "tuple[Dataset, Dataset | No
 
 
 def _recipe_text(result: Mapping[str, Any], out: str) -> str:
-    verdict = "reached" if result["reached"] else "NOT reached"
     seconds = max(run["cpu_seconds"] for run in result["runs"])
-    got = f"{result['metric']} {result['mean']:.4f}, mean of {len(result['runs'])} seeds"
-    wanted = f"expected at most {result['expected']}: {verdict}"
-    return f"{result['recipe']}: {got}; {wanted}. At most {seconds:.0f} CPU-seconds per seed. Everything is in {out}"
+    lines = [
+        f"{check['metric']} {check['mean']:.4f}, expected at most {check['expected']}: "
+        f"{'reached' if check['reached'] else 'NOT reached'}"
+        for check in result["checks"]
+    ]
+    end = f"mean of {len(result['runs'])} seeds, at most {seconds:.0f} CPU-seconds per seed. Everything is in {out}"
+    return "\n".join([f"{result['recipe']}: {lines[0]}", *lines[1:], end])

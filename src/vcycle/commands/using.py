@@ -9,6 +9,7 @@ from vcycle import __version__
 from vcycle._files import check_file, write_json, write_npy
 from vcycle.commands.shared import (
     Outcome,
+    Say,
     check_suffix,
     data_seconds,
     load_operator,
@@ -60,8 +61,10 @@ def predict(operator: str, data: str, *, out: str) -> Outcome:
 
     check_suffix("out", out, ".npy")
     trained = load_operator(operator)
-    inputs = read_npy(data) if Path(data).suffix == ".npy" else open_data(data).inputs
-    outputs = predict_outputs(trained, inputs).numpy()
+    dataset = None if Path(data).suffix == ".npy" else open_data(data)
+    inputs = read_npy(data) if dataset is None else dataset.inputs
+    parameters = None if dataset is None else trained.parameters_of(dataset)
+    outputs = predict_outputs(trained, inputs, parameters).numpy()
     write_npy(out, outputs)
     text = f"{len(outputs)} predictions of shape {outputs.shape[1:]} in {out}"
     return Outcome(text, {"path": out, "shape": list(outputs.shape)})
@@ -108,7 +111,7 @@ def certify(
     trained, dataset = load_operator(operator), open_data(data)
     chosen, which = _chosen(operator, dataset, data, with_training=with_training)
     problem = problem_of(chosen, data)
-    prediction = trained.predict(chosen.inputs)
+    prediction = trained.predict(chosen.inputs, trained.parameters_of(chosen))
     settings = {"steps": steps, "discretisation": discretisation, "polish": polish is not None, "rtol": rtol}
     certificate = bracket(problem, chosen.inputs, prediction, **settings)  # type: ignore[arg-type]
     result = certificate.to_dict() | {"sample_id": [int(i) for i in chosen.sample_id]}
@@ -119,20 +122,73 @@ def certify(
     return Outcome(f"{operator} on {which}\n{certificate}", result | {"data": which})
 
 
-def benchmark(operator: str, data: str, *, with_training: bool = False, out: str | None = None) -> Outcome:
-    """Compare an operator with classical solvers on this machine, by error and by time.
+def benchmark(
+    operator: str,
+    data: str | None = None,
+    *,
+    with_training: bool = False,
+    out: str | None = None,
+    only: list[str],
+    dataset: list[str],
+    budget: float | None = None,
+    jobs: int | None = None,
+    redo: bool = False,
+    data_dir: str | None = None,
+    say: Say,
+) -> Outcome:
+    """Compare an operator with classical solvers on this machine, or models with each other as a study says.
 
     Parameters
     ----------
     operator
-        Folder of a trained operator.
+        Folder of a trained operator; or a study, ending in .yaml, which trains models for equal CPU time.
     data
-        A data set of the family that the operator was trained on.
+        A data set of the family that the operator was trained on; none with a study.
     with_training
         Also use samples that the operator was trained on.
     out
-        A JSON file for the table.
+        A JSON file for the table; of a study the folder for everything, where a repetition continues.
+    only
+        Of a study, labels of the models to run.
+    dataset
+        Of a study, names of the data sets to run.
+    budget
+        Of a study, CPU seconds of each training in place of its own.
+    jobs
+        Of a study, models trained at the same time, each on one thread; 1 if nothing is said.
+    redo
+        Of a study, run again what failed or was changed.
+    data_dir
+        Of a study, where data files lie.
     """
+    of_study = {"only": only, "dataset": dataset, "budget": budget, "jobs": jobs, "redo": redo, "data_dir": data_dir}
+    given = {name: value for name, value in of_study.items() if value not in (None, False, [])}
+    if Path(operator).suffix in (".yaml", ".yml"):
+        if data is not None:
+            raise ValueError(f"`data` must not be given with a study: it says its data. Got {data}.")
+        if with_training:
+            raise ValueError("`with_training` must not be given with a study: it says its data. Got True.")
+        return _study(operator, out, given, say)
+    if given:
+        name, value = next(iter(given.items()))
+        raise ValueError(f"`{name}` must only be given with a study, a .yaml file. Got {value} with {operator}.")
+    if data is None:
+        raise ValueError("`data` must be given with the folder of an operator.")
+    return _against_solvers(operator, data, with_training=with_training, out=out)
+
+
+def _study(path: str, out: str | None, given: Mapping[str, Any], say: Say) -> Outcome:
+    from vcycle.recipes.runner import run_study
+
+    if out is None:
+        raise ValueError("`out` must be given with a study: the folder for everything.")
+    named = {"datasets" if name == "dataset" else name: value for name, value in given.items()}
+    board = run_study(path, out, say=say, **named)
+    text = f"{board}\n\nEverything is in {out}"
+    return Outcome(text, board.to_dict() | {"path": out}, status=1 if board.failures else 0)
+
+
+def _against_solvers(operator: str, data: str, *, with_training: bool, out: str | None) -> Outcome:
     from vcycle.evaluation import benchmark as compare
 
     if out is not None:

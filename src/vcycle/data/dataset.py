@@ -3,10 +3,9 @@
 import dataclasses
 import functools
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,12 +15,16 @@ from vcycle import _check
 from vcycle.boundary import Boundary
 from vcycle.data.arrays import own_arrays
 from vcycle.data.schema import ArraySpec, Schema, solver_key
+from vcycle.data.split import parts
 from vcycle.data.store import Store
 from vcycle.data.window import Window, channels
 from vcycle.errors import DataError
 from vcycle.grid import Grid
 from vcycle.problems import PROBLEMS, from_config
 from vcycle.problems.problem import FieldInfo, Problem
+
+if TYPE_CHECKING:
+    from vcycle.data.steps import Steps
 
 ROWS_AT_A_TIME = 256
 
@@ -174,7 +177,7 @@ class Dataset:
             If the positions are not integers.
         """
         if isinstance(indices, slice):
-            return self._with(rows=self._rows[indices])
+            return self._at(indices)
         positions = np.asarray(indices)
         if positions.size and positions.dtype.kind not in "iu":
             raise TypeError(f"`indices` must be integers. Got {positions.dtype}.")
@@ -182,7 +185,7 @@ class Dataset:
         wrong = positions[(positions < 0) | (positions >= len(self))]
         if len(wrong):
             raise ValueError(f"`indices` must be at least 0 and below {len(self)}. Got {wrong[0]}.")
-        return self._with(rows=self._rows[positions])
+        return self._at(positions)
 
     def split(self, test: int | float = 100, *, validation: int | float = 0, seed: int = 0) -> tuple["Dataset", ...]:
         """Divide the samples at random into disjoint sets.
@@ -206,16 +209,8 @@ class Dataset:
         ValueError
             If a size is not usable, or nothing is left for training.
         """
-        num_test = _share("test", test, len(self), minimum=1)
-        num_validation = _share("validation", validation, len(self), minimum=0)
-        if num_test + num_validation >= len(self):
-            asked = f"{num_test} + {num_validation}" if num_validation else num_test
-            raise ValueError(f"`test` and `validation` must leave samples for training. Got {asked} of {len(self)}.")
-        by_number = np.argsort(self.sample_id.numpy(), kind="stable")
-        shuffled = by_number[np.random.default_rng(_check.integer("seed", seed, 0)).permutation(len(self))]
-        parts = np.split(shuffled, [num_test, num_test + num_validation])
-        chosen = [parts[2], parts[1], parts[0]] if num_validation else [parts[2], parts[0]]
-        return tuple(self.subset(np.sort(part)) for part in chosen)
+        positions = parts(self.sample_id.numpy(), test=test, validation=validation, seed=seed)
+        return tuple(self.subset(part) for part in positions)
 
     def windowed(self, window: Window) -> "Dataset":
         """Return the dataset with other fields, or other times of them, as inputs and outputs.
@@ -227,6 +222,50 @@ class Dataset:
         """
         window.fields(self.schema)
         return self._with(window=window)
+
+    def steps(
+        self,
+        stride: int = 1,
+        *,
+        lead_times: Sequence[float] | None = None,
+        all_to_all: bool = False,
+        initial: Sequence[str] | None = None,
+    ) -> "Steps":
+        """Return one row per trajectory and step, ``u(t_k) -> u(t_(k + stride))``, of outputs with a time axis.
+
+        The initial state at time 0 belongs to the states. The input fields that are no initial state stay inputs, the
+        same at every step.
+
+        Parameters
+        ----------
+        stride
+            Snapshots per step; the times must be equally spaced.
+        lead_times
+            Instead, every pair of states that is one of these times apart, and how far as the scalar ``lead_time``.
+        all_to_all
+            Instead, every pair of an earlier and a later state, and the time between as the scalar ``lead_time``
+            (Herde et al., "Poseidon", NeurIPS 2024, less the pairs of a state with itself).
+        initial
+            Names of the inputs that are the outputs at time 0, in their order; default ``"initial"``, or else the first
+            inputs. ``()`` where none is. Where the outputs' times begin at 0 it is not used.
+
+        Returns
+        -------
+        Steps
+            A dataset of pairs; :meth:`split` divides its trajectories.
+
+        Raises
+        ------
+        ValueError
+            If an output has no times, ``initial`` does not fit, or there are no such steps.
+        """
+        from vcycle.data.steps import Steps  # which is a dataset
+
+        return Steps.of(self, stride=stride, lead_times=lead_times, all_to_all=all_to_all, initial=initial)
+
+    def _at(self, positions: "np.ndarray | slice") -> "Dataset":
+        """Return the rows at positions that are known to be there."""
+        return self._with(rows=self._rows[positions])
 
     def _with(self, *, rows: np.ndarray | None = None, window: Window | None = None) -> "Dataset":
         return type(self)(
@@ -300,8 +339,8 @@ class Dataset:
         return self._stacked(self.output_fields)
 
     def _stacked(self, fields: Sequence[FieldInfo], rows: "slice | np.ndarray | None" = None) -> Tensor:
-        parts = [channels(info, self._find(info.name)[1], self.grid, self.field(info.name, rows)) for info in fields]
-        return torch.cat(parts, dim=1)
+        shown = [channels(info, self._find(info.name)[1], self.grid, self.field(info.name, rows)) for info in fields]
+        return torch.cat(shown, dim=1)
 
     def _find(self, name: str) -> tuple[str, FieldInfo]:
         known = {info.name: ("input", info) for info in self.schema.inputs} | {
@@ -426,11 +465,3 @@ def _described(fields: Sequence[FieldInfo]) -> str:
         + (f" at {len(info.times)} times" if info.times else "")
         for info in fields
     )
-
-
-def _share(name: str, size: int | float, total: int, *, minimum: int) -> int:
-    if isinstance(size, float):
-        if not (0 < size < 1 or (size == 0 and minimum == 0)):
-            raise ValueError(f"`{name}` must be a number of samples or a fraction between 0 and 1. Got {size}.")
-        return max(minimum, math.floor(size * total + 0.5))
-    return _check.integer(name, size, minimum)

@@ -4,6 +4,7 @@ from vcycle.evaluation.benchmark import Benchmark, benchmark
 from vcycle.evaluation.certify import Certificate, certify
 from vcycle.evaluation.evaluate import Evaluation, evaluate
 from vcycle.evaluation.report import ReportData, SamplePicture, write_report
+from vcycle.evaluation.rollout import rollout_errors
 
 __all__ = [
     "Benchmark",
@@ -14,5 +15,6 @@ __all__ = [
     "benchmark",
     "certify",
     "evaluate",
+    "rollout_errors",
     "write_report",
 ]

@@ -171,7 +171,8 @@ def benchmark(
         raise DataError("The outputs of `test` hold NaN or infinity. Check the data with `vcycle check`.")
     if tuple(inputs.shape[2:]) != problem.grid.shape:
         raise ValueError(f"`test` must be on the problem's grid {problem.grid.shape}. Got {tuple(inputs.shape[2:])}.")
-    ways: dict[str, Callable[[], Tensor]] = {"operator": lambda: operator.predict(inputs)}
+    parameters = operator.parameters_of(subset)
+    ways: dict[str, Callable[[], Tensor]] = {"operator": lambda: operator.predict(inputs, parameters)}
     for name, way in _classical_ways(problem, inputs).items():
         ways[name] = way
     answers = {name: way() for name, way in ways.items()}  # once untimed: compilation and caches are no one's fault

@@ -140,9 +140,11 @@ def evaluate(operator: "TrainedOperator | str | Path", dataset: Dataset, *, batc
     )
     if not bool(torch.isfinite(outputs).all()):
         raise DataError("The outputs of `dataset` hold NaN or infinity.")
-    operator.predict(inputs[:1])  # what is only done once is not part of the throughput
+    parameters = operator.parameters_of(dataset)
+    first = None if parameters is None else parameters[:1]
+    operator.predict(inputs[:1], first)  # what is only done once is not part of the throughput
     wall, cpu = time.perf_counter(), time.process_time()
-    predictions = operator.predict(inputs, batch_size=batch_size)
+    predictions = operator.predict(inputs, parameters, batch_size=batch_size)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     per_sample, edges = _measure(predictions.to(torch.float64), outputs, dataset, batch_size)
     worst = per_sample["relative_l2"].argsort(descending=True)[:NUM_WORST].tolist()

@@ -29,16 +29,15 @@ def multiply(spectrum: Tensor, weight: Tensor) -> Tensor:
         ``(batch, out, *frequencies, 2)``.
     """
     batch, channels, *kept, _ = spectrum.shape
-    modes = math.prod(kept)
-    # As one product of real matrices per mode, real parts above imaginary ones.
-    rows = spectrum.reshape(batch, channels, modes, 2).permute(2, 3, 0, 1).reshape(modes, 2 * batch, channels)
-    real, imaginary = weight.reshape(channels, weight.shape[1], modes, 2).permute(3, 2, 0, 1)
-    by_real, by_imaginary = torch.bmm(rows, real), torch.bmm(rows, imaginary)
-    parts = (
-        by_real[:, :batch] - by_imaginary[:, batch:],
-        by_real[:, batch:] + by_imaginary[:, :batch],
-    )
-    return torch.stack(parts, -1).permute(1, 2, 0, 3).reshape(batch, weight.shape[1], *kept, 2)
+    modes, out = math.prod(kept), weight.shape[1]
+    # One product of real matrices per mode: real parts above imaginary ones, times real parts beside imaginary ones.
+    axes = range(2, 2 + len(kept))
+    rows = spectrum.permute(*axes, -1, 0, 1).reshape(modes, 2 * batch, channels)
+    columns = weight.permute(*axes, 0, -1, 1).reshape(modes, channels, 2 * out)
+    real, imaginary = torch.bmm(rows, columns).reshape(modes, 2, batch, 2, out).unbind(1)
+    parts = (real[:, :, 0] - imaginary[:, :, 1], real[:, :, 1] + imaginary[:, :, 0])
+    product = torch.stack(parts).reshape(2, *kept, batch, out)
+    return product.permute(-2, -1, *range(1, 1 + len(kept)), 0)
 
 
 def convolve(
@@ -177,6 +176,12 @@ class RadialSpectralConv(nn.Module):
 
 
 def complex_normal(in_channels: int, out_channels: int, kept: Sequence[int]) -> Tensor:
-    """Draw ``(in, out, *kept, 2)``: complex normal weights of variance ``2 / (in + out)``, as real pairs."""
+    """Draw ``(in, out, *kept, 2)``: complex normal weights of variance ``2 / (in + out)``, as real pairs.
+
+    In memory they lie mode by mode, as :func:`multiply` takes them without a copy.
+    """
     scale = (2.0 / (in_channels + out_channels)) ** 0.5 / 2**0.5
-    return scale * torch.randn(in_channels, out_channels, *kept, 2)
+    weight = scale * torch.randn(in_channels, out_channels, *kept, 2)
+    axes = range(2, 2 + len(kept))
+    by_mode = weight.permute(*axes, 0, len(kept) + 2, 1).contiguous()
+    return by_mode.permute(len(kept), len(kept) + 2, *range(len(kept)), len(kept) + 1)

@@ -46,15 +46,15 @@ def fourier_analysis(v: Tensor, frequencies: Sequence[Sequence[int]], offset: fl
     Tensor
         ``(batch, channel, *frequencies, 2)``: real and imaginary parts, dimensionless factors on the unit of ``v``.
     """
-    axes = len(frequencies)
-    v = (v @ _matrix(v, "real", 0, v.shape[-1], frequencies[-1], offset).T).unflatten(-1, (2, len(frequencies[-1])))
-    for axis in range(axes - 2, -1, -1):  # (.., points, 2, coefficients): the pair beside the axis that is transformed
-        place = 2 + axis
-        if axis < axes - 2:
-            v = v.movedim(place + 2, place + 1)
-        matrix = _matrix(v, "complex", 0, v.shape[place], frequencies[axis], offset)
-        v = _beside(matrix, v, place, len(frequencies[axis]))
-    return v.movedim(2 if axes == 1 else 3, -1)
+    batch, channels, *points = v.shape
+    functions, kept = batch * channels, [len(f) for f in frequencies]
+    real = _matrix(v, "real", 0, points[-1], frequencies[-1], offset)
+    # Functions go last in memory: every further axis is then one product of matrices without a copy.
+    v = (v @ real.T).reshape(functions, math.prod(points[:-1]) * 2 * kept[-1]).T.contiguous()
+    for axis in range(len(points) - 2, -1, -1):
+        matrix = _matrix(v, "complex", 0, points[axis], frequencies[axis], offset)
+        v = _product(matrix, v, math.prod(points[:axis]), math.prod(kept[axis + 1 :]) * functions)
+    return v.reshape(2, *kept, batch, channels).permute(-2, -1, *range(1, len(kept) + 1), 0)
 
 
 def fourier_synthesis(
@@ -79,22 +79,21 @@ def fourier_synthesis(
     Tensor
         ``(batch, channel, *shape)``.
     """
-    axes = len(frequencies)
-    v = spectrum.movedim(-1, 2 if axes == 1 else 3)
-    for axis in range(axes - 1):
-        place = 2 + axis
-        matrix = _matrix(v, "complex", 1, shape[axis], frequencies[axis], offset)
-        v = _beside(matrix, v, place, shape[axis])
-        if axis < axes - 2:
-            v = v.movedim(place + 1, place + 2)
-    return v.flatten(-2) @ _matrix(v, "real", 1, shape[-1], frequencies[-1], offset).T
+    batch, channels, *kept, _ = spectrum.shape
+    functions = batch * channels
+    v = spectrum.permute(-1, *range(2, 2 + len(kept)), 0, 1)  # as the analysis leaves it, without a copy
+    for axis, (n, some) in enumerate(zip(shape[:-1], frequencies[:-1], strict=True)):
+        matrix = _matrix(v, "complex", 1, n, some, offset)
+        v = _product(matrix, v, math.prod(shape[:axis]), math.prod(kept[axis + 1 :]) * functions)
+    real = _matrix(v, "real", 1, shape[-1], frequencies[-1], offset)
+    lines = math.prod(shape[:-1])
+    rows = v.reshape(lines * real.shape[1], functions).T.contiguous().reshape(functions * lines, real.shape[1])
+    return (rows @ real.T).reshape(batch, channels, *shape)
 
 
-def _beside(matrix: Tensor, v: Tensor, place: int, size: int) -> Tensor:
-    """Multiply the axis at ``place``, which becomes ``size`` long, and the pair of parts that follows it."""
-    tail = v.shape[place + 2 :]
-    flat = v.reshape(*v.shape[:place], v.shape[place] * 2, math.prod(tail))
-    return (matrix @ flat).reshape(*v.shape[:place], size, 2, *tail)
+def _product(matrix: Tensor, v: Tensor, outer: int, inner: int) -> Tensor:
+    """Multiply the axes between the first ``outer`` and the last ``inner`` entries, taken as one."""
+    return torch.bmm(matrix.expand(outer, *matrix.shape), v.reshape(outer, matrix.shape[1], inner))
 
 
 def along(matrix: Tensor, v: Tensor, axis: int) -> Tensor:
@@ -162,13 +161,13 @@ def real_dft(n: int, frequencies: tuple[int, ...], offset: float) -> Matrices:
 
 
 def complex_dft(n: int, frequencies: tuple[int, ...], offset: float) -> Matrices:
-    """Return the matrices between ``(n, 2)`` and ``(frequencies, 2)`` real and imaginary parts."""
+    """Return the matrices between ``(n, 2)`` and ``(2, frequencies)`` real and imaginary parts."""
     cosine, sine = _waves(n, frequencies, offset)
-    # Indices: point, frequency, part out, part in; and point, part out, frequency, part in.
-    forward = np.stack([np.stack([cosine, sine], -1), np.stack([-sine, cosine], -1)], 2)
-    back = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], 1)
+    # Indices: part out, point, frequency, part in; and point, part out, part in, frequency.
+    forward = np.stack([np.stack([cosine, sine], -1), np.stack([-sine, cosine], -1)])
+    back = np.stack([np.stack([cosine, -sine], 1), np.stack([sine, cosine], 1)], 1)
     size = (2 * len(frequencies), 2 * n)
-    return forward.transpose(1, 2, 0, 3).reshape(size) / n, back.reshape(size[::-1])
+    return forward.transpose(0, 2, 1, 3).reshape(size) / n, back.reshape(size[::-1])
 
 
 def _waves(n: int, frequencies: tuple[int, ...], offset: float) -> tuple[np.ndarray, np.ndarray]:

@@ -102,7 +102,8 @@ class FNO(GridModel):
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
         """Do what :meth:`forward` promises."""
         v = self.P(append_coordinates(u, self.centring, self.periodic))
-        v = pad_walls(v, self.periodic, self.padding, self.centring)
+        if self.padding and not all(self.periodic):  # a pad by nothing would copy
+            v = pad_walls(v, self.periodic, self.padding, self.centring)
         for layer, (K, W) in enumerate(zip(self.K, self.W, strict=True)):
             v = conditioned(K(v) + W(v), maps, layer)
             v = F.gelu(v) if layer < len(self.K) - 1 else v

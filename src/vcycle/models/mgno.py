@@ -1,6 +1,6 @@
 """MgNO, the multigrid neural operator (He, Liu, Xu, ICLR 2024, arXiv:2310.19809)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,10 +10,11 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from vcycle import _check
 from vcycle.boundary import Boundary
+from vcycle.errors import CheckpointError
 from vcycle.grid import Centring
 from vcycle.layers.conditioning import Conditioning, modulate
 from vcycle.layers.convolution import pointwise
-from vcycle.layers.spacing import at_spacing, halvings
+from vcycle.layers.spacing import at_spacing, halvings, predicted_at_spacing
 from vcycle.layers.walls import vanish_on_walls
 from vcycle.models._inputs import check_input
 from vcycle.models.initial import scale_weights
@@ -28,6 +29,8 @@ TRANSFERS = {
 }
 Init = Literal["scaled", "published"]
 INITS = ("scaled", "published")
+Resampling = Literal["layers", "network"]
+RESAMPLINGS = ("layers", "network")
 
 
 class MgNO(nn.Module):
@@ -72,13 +75,21 @@ class MgNO(nn.Module):
         ``"scale"``.
     residual
         Add the first ``out_channels`` input channels to the output, for steps of an evolution.
+    input_bias
+        Let the hidden layers' biases be functions, as in the paper's theory, in place of numbers: linear combinations
+        of the input's channels are added before gelu.
     num_parameters
         Scalars per sample that ``forward`` takes besides the functions; they scale and shift the hidden channels, see
         :class:`vcycle.layers.conditioning.Conditioning`.
     native_shape
         Size of the grid that the stencils belong to, that of the training data. On grids of the same box that are 2, 4,
-        ... times finer or coarser every cycle then runs at its own spacing, between classical transfers, while ``B``
-        and gelu act on the grid itself. ``None`` applies the stencils to any grid as they are.
+        ... times finer or coarser the network then works as ``resampling`` says. ``None`` applies the stencils to any
+        grid as they are.
+    resampling
+        What works at the native spacing on another grid. ``"layers"``: every cycle, between classical transfers, while
+        ``B`` and gelu act on the grid itself. ``"network"``: the network as a whole, on all samplings of a finer input,
+        whose answers are averaged and interpolated by cubics
+        (:func:`vcycle.layers.spacing.predicted_at_spacing`): more accurate, since nothing in it differs from training.
     init
         First weights. ``"published"`` is PyTorch's default, as in the reference code, under which functions shrink with
         every layer; ``"scaled"`` keeps their size through any depth (:func:`vcycle.models.initial.scale_weights`).
@@ -120,8 +131,10 @@ class MgNO(nn.Module):
         transfers: TransferKind | None = None,
         hard_boundary: bool = False,
         residual: bool = False,
+        input_bias: bool = False,
         num_parameters: int = 0,
         native_shape: Sequence[int] | None = None,
+        resampling: Resampling = "layers",
         init: Init = "published",
         checkpoint: bool = False,
     ) -> None:
@@ -129,6 +142,7 @@ class MgNO(nn.Module):
         _check.choice("cycle", cycle, CYCLE_KINDS)
         _check.choice("centring", centring, ("cell", "vertex"))
         _check.choice("init", init, INITS)
+        _check.choice("resampling", resampling, RESAMPLINGS)
         for key, count in {"in_channels": in_channels, "out_channels": out_channels}.items():
             _check.integer(key, count, 1)
         _check.integer("depth", depth, 1)
@@ -149,7 +163,7 @@ class MgNO(nn.Module):
         self.smoothing = _read_smoothing(smoothing, levels, cycle)
         self.num_axes, self.periodic = num_axes, (False,) * num_axes if zeros else kinds.periodic
         self.kinds, self.centring = kinds, centring
-        self.native_shape = _read_native(native_shape, num_axes)
+        self.native_shape, self.resampling = _read_native(native_shape, num_axes), resampling
         self.hard_boundary, self.residual, self.checkpoint = hard_boundary, residual, checkpoint
         self._config = {
             "in_channels": in_channels,
@@ -166,8 +180,10 @@ class MgNO(nn.Module):
             "transfers": transfers,
             "hard_boundary": hard_boundary,
             "residual": residual,
+            "input_bias": input_bias,
             "num_parameters": num_parameters,
             "native_shape": None if self.native_shape is None else list(self.native_shape),
+            "resampling": resampling,
             "init": init,
             "checkpoint": checkpoint,
         }
@@ -184,8 +200,11 @@ class MgNO(nn.Module):
             for i in range(depth)
         )
         hidden = widths[0]
-        self.B = nn.ModuleList(pointwise(in_channels if i == 0 else hidden, hidden, num_axes) for i in range(depth))
-        self.head = pointwise(hidden, out_channels, num_axes, bias=False)
+        self.B = nn.ModuleList(Pointwise(in_channels if i == 0 else hidden, hidden, num_axes) for i in range(depth))
+        self.head = Pointwise(hidden, out_channels, num_axes, bias=False)
+        self.D = None
+        if input_bias:
+            self.D = nn.ModuleList(Pointwise(in_channels, hidden, num_axes, bias=False) for _ in range(depth - 1))
         self.conditioning = Conditioning(num_parameters, hidden, sites=depth) if num_parameters else None
         if init == "scaled":
             scale_weights(list(self.W), list(self.B), self.head)  # type: ignore[arg-type]
@@ -197,12 +216,46 @@ class MgNO(nn.Module):
         """Return the JSON-ready constructor arguments; ``MgNO(**model.config())`` has the same architecture."""
         return self._config
 
+    @property
+    def size_step(self) -> int:
+        """Sizes that differ by multiples of this number meet the walls alike on every level."""
+        return 2 ** (self.levels - 1)
+
+    def load_state_dict(  # PyTorch's signature
+        self,
+        state_dict: Mapping[str, Any],
+        strict: bool = True,  # noqa: FBT001
+        assign: bool = False,  # noqa: FBT001
+    ) -> Any:
+        """Load weights, as PyTorch does; what does not fit is one line.
+
+        Raises
+        ------
+        CheckpointError
+            If a weight has another shape than the model's, or, where ``strict``, a name is missing or unknown.
+        """
+        own = self.state_dict()
+        for name, weight in state_dict.items():
+            if name in own and tuple(weight.shape) != tuple(own[name].shape):
+                raise CheckpointError(
+                    f"The weights are of another MgNO: {name} has shape {tuple(weight.shape)} there and "
+                    f"{tuple(own[name].shape)} here."
+                )
+        strangers = sorted(set(own) ^ set(state_dict))
+        if strict and strangers:
+            where = "there" if strangers[0] in state_dict else "here"
+            raise CheckpointError(
+                f"The weights are of another MgNO: {len(state_dict)} tensors there and {len(own)} here; "
+                f"{strangers[0]} is only {where}."
+            )
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
     def is_equivariant(self, shape: Sequence[int]) -> bool:
         """Return whether shifts by ``2^(levels - 1)`` points along the periodic axes commute with the operator.
 
         They do where that step divides every periodic axis of ``shape``; with no periodic axis nothing is shifted.
         """
-        step = 2 ** (self.levels - 1)
+        step = self.size_step
         periodic = [n for n, closed in zip(shape, self.periodic, strict=True) if closed]
         return bool(periodic) and all(n % step == 0 for n in periodic)
 
@@ -225,26 +278,71 @@ class MgNO(nn.Module):
         given = None if self.conditioning is not None else parameters
         smallest = 2 if self.native_shape else 2 ** (self.levels - 1)
         check_input(u, given, self.in_channels, self.num_axes, smallest=smallest)
+        steps = 0 if self.native_shape is None else halvings(u.shape[2:], self.native_shape)
+        if self.resampling == "network":
+
+            def answers(samplings: Tensor) -> Tensor:
+                copies = len(samplings) // max(len(u), 1)
+                return self._network(samplings, None if parameters is None else parameters.repeat(copies, 1), 0)
+
+            v = predicted_at_spacing(answers, u, self.W[0].padding, steps)  # type: ignore[arg-type]
+        else:
+            v = self._network(u, parameters, steps)
+        if self.residual:
+            v = v + u[:, : self.out_channels]
+        return vanish_on_walls(v, self.kinds, self.centring) if self.hard_boundary else v
+
+    def _network(self, u: Tensor, parameters: Tensor | None, steps: int) -> Tensor:
+        """Return the layers and the head, cycles on grids that are ``steps`` times coarser."""
         maps: Sequence[Tensor | None] = [None] * len(self.W)
         if self.conditioning is not None:
             maps = list(self.conditioning(parameters, len(u)))
         v = u
         for i, around in enumerate(maps):
             if self.checkpoint and torch.is_grad_enabled() and i < len(maps) - 1:
-                v = recompute(self._layer, i, v, around, use_reentrant=False, preserve_rng_state=False)
+                v = recompute(self._layer, i, v, u, around, steps, use_reentrant=False, preserve_rng_state=False)
             else:
-                v = self._layer(i, v, around)
-        v = self.head(v)
-        if self.residual:
-            v = v + u[:, : self.out_channels]
-        return vanish_on_walls(v, self.kinds, self.centring) if self.hard_boundary else v
+                v = self._layer(i, v, u, around, steps)
+        return self.head(v)
 
-    def _layer(self, index: int, u: Tensor, maps: Tensor | None) -> Tensor:
-        steps = 0 if self.native_shape is None else halvings(u.shape[2:], self.native_shape)
+    def _layer(self, index: int, u: Tensor, a: Tensor, maps: Tensor | None, steps: int) -> Tensor:
         W = self.W[index]
         cycle, skip = at_spacing(W, u, W.padding, steps), self.B[index](u)  # type: ignore[arg-type]
         v = cycle + skip if cycle.requires_grad else cycle.add_(skip)
+        if self.D is not None and index > 0:
+            v = v + self.D[index - 1](a)
         return F.gelu(v if maps is None else modulate(v, maps))
+
+
+class Pointwise(nn.Module):
+    """The same affine map of the channels at every point: a 1x1 convolution, computed as a product of matrices.
+
+    Channels-last, as convolutions leave their results here, the product needs no copy, which PyTorch's 1x1 convolution
+    makes.
+
+    Parameters
+    ----------
+    in_channels, out_channels
+        Channels in and out.
+    num_axes
+        Space dimensions.
+    bias
+        Whether a number per channel is added.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, in_channels: int, out_channels: int, num_axes: int, *, bias: bool = True) -> None:
+        super().__init__()
+        convolution: Any = pointwise(
+            in_channels, out_channels, num_axes, bias=bias
+        )  # whose names and first weights it has
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Map ``(batch, in_channels, *space)`` to ``(batch, out_channels, *space)``."""
+        return F.linear(u.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
 def _read_width(width: int | Sequence[int], levels: int) -> tuple[int, ...]:

@@ -220,7 +220,9 @@ class MultigridLayer(nn.Module):
 
 def _add(fresh: Tensor, u: Tensor) -> Tensor:
     """Return the sum in ``fresh``, which nobody else holds, where autograd does not need both."""
-    return fresh + u if fresh.requires_grad else fresh.add_(u)
+    if fresh.requires_grad or torch.compiler.is_compiling():
+        return u + fresh  # in this order: a compiler takes the first one's size, and that of u is the simpler symbol
+    return fresh.add_(u)
 
 
 def _subtract(f: Tensor, fresh: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ follows that distance, so that the wall stays where it is on every level.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from vcycle.boundary import Boundary
@@ -121,66 +123,104 @@ class Padding:
 
     def _coarse_end(self, axis: int, size: int) -> tuple[int, float]:
         rule, distance = self.rules[axis][1], self.distances[axis]
+        # all but the number of pairs follows from the parity: so sizes may be symbols, as when a model is exported
+        half, odd = size // 2, int(size % 2)
         if rule == "zero":
-            return (size + 1) // 2, distance
+            return half + odd, distance
         if rule == "wrap":
-            period = (size - 1 + distance) / 2  # in coarse spacings; halves of integers are exact in binary
-            return max(int(period), 1), period - max(int(period), 1) + 1.0
-        wall = (size - 1 + distance - self.offset) / 2  # from the first coarse point
+            period = (odd - 1 + distance) / 2  # in coarse spacings, without the pairs; halves are exact in binary
+            last = max(half + math.floor(period), 1)
+            return last, period + int(half - last) + 1.0
+        wall = (odd - 1 + distance - self.offset) / 2  # from the first coarse point, without the pairs
         if self.offset == 0.0 and wall == int(wall):
-            return int(wall) + 1, 0.0
-        last = max(math.floor(wall + 0.5) - 1, 0)
-        return last + 1, wall - last
+            return half + int(wall) + 1, 0.0
+        last = max(half + math.floor(wall + 0.5) - 1, 0)
+        return last + 1, wall + int(half - last)
 
     def hierarchy(self, shape: tuple[int, ...], levels: int) -> list[tuple["Padding", tuple[int, ...]]]:
         """Return padding and shape of every level, from this grid of the given shape to the coarsest."""
-        grids = [(self, shape)]
-        for _ in range(levels - 1):
-            padding, size = grids[-1]
-            grids.append(padding.coarsened(size))
-        return grids
+        if torch.compiler.is_compiling():
+            return _hierarchy(self, shape, levels)
+        return _known_hierarchy(self, shape, levels)
 
     def pad(self, u: Tensor) -> Tensor:
         """Return ``u`` with one ghost value at both ends of every axis.
 
         The result lies channels-last: convolutions are fastest so.
         """
+        if torch.compiler.is_compiling():
+            return self._joined(u)
         batch, channels, *shape = u.shape
         padded = u.new_empty((batch, *(n + 2 for n in shape), channels)).movedim(-1, 1)
-        padded[self._inside] = u
-        for axis, size in enumerate(shape):
-            for move in self._moves(axis, size):
-                target, source = (padded[self._index(axis, part)] for part in (move.target, move.source))
+        padded[_inside(self.num_axes)] = u
+        for moves in _plan(self, tuple(shape)):
+            for move in moves:
+                target = padded[move.target]
                 if move.more:
-                    target.add_(source, alpha=move.weight)
+                    target.add_(padded[move.source], alpha=move.weight)
                 elif move.weight:
-                    target.copy_(source if move.weight == 1.0 else move.weight * source)
+                    target.copy_(padded[move.source])
+                    if move.weight != 1.0:
+                        target.mul_(move.weight)
                 else:
                     target.zero_()
         return padded
 
     def fold(self, padded: Tensor) -> Tensor:
         """Apply the transpose of :meth:`pad`; overwrites ``padded`` and returns a part of it."""
-        for axis in reversed(range(self.num_axes)):
-            for move in self._moves(axis, padded.shape[axis + 2] - 2):
+        for moves in reversed(_plan(self, tuple(n - 2 for n in padded.shape[2:]))):
+            for move in moves:
                 if move.weight:
-                    target, source = (padded[self._index(axis, part)] for part in (move.target, move.source))
-                    source.add_(target, alpha=move.weight)
-        return padded[self._inside]
+                    padded[move.source].add_(padded[move.target], alpha=move.weight)
+        return padded[_inside(self.num_axes)]
 
-    @property
-    def _inside(self) -> tuple[Any, ...]:
-        return (..., *(_INSIDE for _ in self.rules))
+    def _joined(self, u: Tensor) -> Tensor:
+        """Return what :meth:`pad` does without writing into a tensor: for compilers and exporters."""
+        for axis in range(self.num_axes):
+            dim, size = axis + 2, u.shape[axis + 2]
+            ends = [u.narrow(dim, 0, 1), u.narrow(dim, size - 1, 1)]
+            ghosts = self.ghosts(axis)
+            inner = ends  # a single point is its own neighbour
+            if any(ghost.inner for ghost in ghosts) and size > 1:
+                inner = [u.narrow(dim, 1, 1), u.narrow(dim, size - 2, 1)]
+            outside = []
+            for ghost, end, near, far in zip(ghosts, ends, inner, reversed(ends), strict=True):
+                terms = [(w, v) for w, v in ((ghost.edge, end), (ghost.inner, near), (ghost.opposite, far)) if w]
+                outside.append(sum((w * v for w, v in terms[1:]), terms[0][0] * terms[0][1]) if terms else 0.0 * end)
+            u = torch.cat([outside[0], u, outside[1]], dim)
+        return u
 
-    def _index(self, axis: int, part: slice) -> tuple[Any, ...]:
-        """Return the index of a part of an axis; axes are padded in turn, so later ones are still without ghosts."""
-        return (..., part, *(_INSIDE for _ in range(axis + 1, self.num_axes)))
 
-    def _moves(self, axis: int, size: int) -> list["_Move"]:
-        """Return the steps that fill the ghosts of one axis; indices are those of the padded axis."""
-        low, high = self.ghosts(axis)
+def _hierarchy(padding: Padding, shape: tuple[int, ...], levels: int) -> list[tuple[Padding, tuple[int, ...]]]:
+    grids = [(padding, shape)]
+    for _ in range(levels - 1):
+        padding, shape = padding.coarsened(shape)
+        grids.append((padding, shape))
+    return grids
+
+
+_known_hierarchy = lru_cache(maxsize=256)(_hierarchy)
+
+
+def _inside(num_axes: int) -> tuple[slice, ...]:
+    return (_ALL, _ALL, *(_INSIDE for _ in range(num_axes)))
+
+
+@lru_cache(maxsize=1024)
+def _plan(padding: Padding, shape: tuple[int, ...]) -> tuple[tuple["_Move", ...], ...]:
+    """Return per axis the steps that fill its ghosts; axes follow each other, so later ones are still without."""
+
+    def move(axis: int, target: slice, source: slice, weight: float, *, more: bool = False) -> _Move:
+        later = (_INSIDE,) * (padding.num_axes - axis - 1)
+        before = (_ALL,) * (axis + 2)
+        return _Move((*before, target, *later), (*before, source, *later), weight, more)
+
+    plan: list[tuple[_Move, ...]] = []
+    for axis, size in enumerate(shape):
+        low, high = padding.ghosts(axis)
         if low == high and low.inner == low.opposite == 0.0 and size > 1:  # both ends in one step
-            return [_Move(slice(0, None, size + 1), slice(1, size + 1, size - 1), low.edge)]
+            plan.append((move(axis, slice(0, None, size + 1), slice(1, size + 1, size - 1), low.edge),))
+            continue
         inner = min(2, size)  # a single point is its own neighbour
         moves = []
         for ghost, target, places in (
@@ -189,17 +229,19 @@ class Padding:
         ):
             terms = [t for t in zip((ghost.edge, ghost.inner, ghost.opposite), places, strict=True) if t[0]]
             for i, (weight, source) in enumerate(terms or [(0.0, 1)]):
-                moves.append(_Move(slice(target, target + 1), slice(source, source + 1), weight, more=i > 0))
-        return moves
+                ends = slice(target, target + 1), slice(source, source + 1)
+                moves.append(move(axis, *ends, weight, more=i > 0))
+        plan.append(tuple(moves))
+    return tuple(plan)
 
 
-_INSIDE = slice(1, -1)
+_ALL, _INSIDE = slice(None), slice(1, -1)
 
 
 class _Move(NamedTuple):
-    """``target = weight * source``, or ``+=`` where there is more than one source."""
+    """``target = weight * source``, or ``+=`` where there is more than one source; indices of the padded tensor."""
 
-    target: slice
-    source: slice
+    target: tuple[slice, ...]
+    source: tuple[slice, ...]
     weight: float
-    more: bool = False
+    more: bool

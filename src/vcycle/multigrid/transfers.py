@@ -52,8 +52,9 @@ def apply_stencil(
         wanted = [2 * (n - 1) + kernel - 1 for n in sizes]
         extra = zip(reversed(wanted), reversed(u.shape[2:]), strict=True)
         return _CONV[padding.num_axes](F.pad(u, [s for w, n in extra for s in (1, w - n)]), weight, stride=stride)
+    exact = torch.compiler.is_compiling()  # then sizes may be symbols, which rounded quotients would pile up in
     reach = tuple(  # a copy is made of what is narrowed: leave values that no output reads
-        m + 2 if (m + 2 - kernel) // stride + 1 == n else stride * (n - 1) + kernel
+        m + 2 if not exact and (m + 2 - kernel) // stride + 1 == n else stride * (n - 1) + kernel
         for n, m in zip(sizes, u.shape[2:], strict=True)
     )
     return _convolve(u, weight, padding, _Geometry((stride,) * padding.num_axes, reach))

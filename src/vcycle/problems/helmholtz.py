@@ -15,9 +15,21 @@ from vcycle.errors import SolveError
 from vcycle.fields import GaussianField
 from vcycle.grid import AXIS_NAMES, Grid
 from vcycle.multigrid.fluxes import laplacian
+from vcycle.problems.cosine_waves import CosineWaves, load_on_face, resampled_cosines, solve_waves
 from vcycle.problems.finite_volumes import box_symmetries, face_area, outer_faces, positive_field, read_boundary
 from vcycle.problems.given import Given, Values, load_symmetries
-from vcycle.problems.problem import TRANSPOSITIONS, FieldInfo, Fields, Problem, as_output
+from vcycle.problems.problem import (
+    ITERATIONS,
+    RESIDUAL,
+    TRANSPOSITIONS,
+    FieldInfo,
+    Fields,
+    Problem,
+    Produced,
+    as_output,
+)
+from vcycle.solvers.factors import DirectFactors
+from vcycle.solvers.result import SequenceResult
 from vcycle.solvers.systems import LinearSystems
 
 SLOWEST = 0.25
@@ -25,6 +37,7 @@ SLOWEST = 0.25
 
 SPEEDS = ("gaussian", "tanh")
 WAVE_KINDS = ("dirichlet", "neumann", "absorbing", "periodic")
+DISCRETISATIONS = ("finite-volumes", "cosines")
 
 RESOLUTION_TOLERANCE = 0.02
 CHECKED_POINTS = 2**18
@@ -46,6 +59,12 @@ class Helmholtz(Problem):
     / c)^2`` times the cell's volume, on absorbing faces the mean of the cell and its mirror cell for u. Second order in
     L2 at cell centres from about ``k0^2 h <= 2`` on, with absorbing faces where the normal slope of ``c`` vanishes on
     them, as it does for drawn speeds.
+
+    Between Neumann walls at ``k0 = 50`` finite volumes on 400 x 400 cells are still off by 3 to 195 %, as measured
+    against 800 x 800: the errors of resonant frequencies count. ``discretisation="cosines"`` takes the sum of the first
+    cosines through the values in cells instead, its Laplacian exact: 2 % at 40 cells and 0.6 % at 80 for a constant
+    medium. Solved by GMRES, in about ten steps for media close to constant. Where fluxes are given, errors fall like
+    ``h^1.5`` in L2; else as fast as the solution and the medium are smooth.
 
     A coarser grid, or a sample close to a resonance, may be far off. Therefore samples are rejected that change too
     much on a grid twice as fine, with the same speed and source, constant in each cell. Measured on the unit square
@@ -73,13 +92,20 @@ class Helmholtz(Problem):
         ``k0 = 12``, with eight modes below, 0.05 keeps them rare.
     alpha, tau
         Smoothness (dimensionless, more than half the number of axes) and inverse correlation length (1 / length) of g.
+    modes
+        Keep this many modes of g, those of the lowest frequencies; ``None`` keeps all that the grid holds. The MgNO
+        paper has 100.
     source
         Centre of the blob as fractions of the box, one per axis; ``"random"`` draws it uniformly and makes the source
         an input field of its own; ``"none"`` leaves it out, where faces excite the wave.
     source_width
         Standard deviation of the blob, in the unit of length; the default spans 1.6 cells at 32 cells per unit.
     boundary_values
-        Real values of u on Dirichlet faces and of ``du/dn`` on Neumann faces, as for :class:`~vcycle.problems.Darcy`.
+        Real values of u on Dirichlet faces and of ``du/dn`` on Neumann faces, as for :class:`~vcycle.problems.Darcy`;
+        or, on two axes, ``{"value": 1.0, "between": (0.35, 0.65)}``: a value on a part of the face, given in fractions
+        of it, and zero elsewhere. Cells that are covered in part get their share.
+    discretisation
+        ``"finite-volumes"``, or ``"cosines"`` between Neumann walls.
     resolution_tolerance
         Largest relative L2 difference to the solution on the grid twice as fine, averaged over its cells, of a sample
         that is kept; dimensionless. ``None`` keeps all. ``"auto"`` is 0.02 on one and two axes, and ``None`` on three,
@@ -108,7 +134,7 @@ class Helmholtz(Problem):
     inputs: ClassVar[tuple[FieldInfo, ...]] = (FieldInfo("wave_speed"),)
     outputs: tuple[FieldInfo, ...] = (FieldInfo("solution"),)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the medium's, the source's and the faces' numbers, all with defaults
         self,
         grid: Grid,
         boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
@@ -118,9 +144,11 @@ class Helmholtz(Problem):
         variation: float = 0.15,
         alpha: float = 2.0,
         tau: float = 3.0,
+        modes: int | None = None,
         source: "Sequence[float] | str | None" = None,
         source_width: float = 0.05,
-        boundary_values: Mapping[str, Values] | None = None,
+        boundary_values: "Mapping[str, Values | Mapping[str, Any]] | None" = None,
+        discretisation: str = "finite-volumes",
         resolution_tolerance: "float | str | None" = "auto",
     ) -> None:
         self.grid, self.boundary = grid, read_boundary(grid, boundary, kinds=WAVE_KINDS)
@@ -132,11 +160,18 @@ class Helmholtz(Problem):
         self.resolution_tolerance = _read_tolerance(resolution_tolerance, grid)
         self.can_reject = self.resolution_tolerance is not None
         self._field = GaussianField.natural(grid, alpha=alpha, tau=tau)
+        self.modes = None if modes is None else _check.integer("modes", modes, 1)
+        self.discretisation = _check.choice("discretisation", discretisation, DISCRETISATIONS)
+        kinds = {kind for pair in self.boundary.kinds for kind in pair}
+        if self.discretisation == "cosines" and kinds != {"neumann"}:
+            raise ValueError(
+                f"`boundary` must be 'neumann' for a discretisation by cosines. Got {str(self.boundary)!r}."
+            )
         self._absorbing = [face for face, kind in outer_faces(self.boundary).items() if kind == "absorbing"]
         if self._absorbing:
             self.outputs = (FieldInfo("solution", components=2),)
         closed = _closed(self.boundary)
-        self._given = Given.read(grid, closed, source=0.0, boundary_values=boundary_values)
+        self._given = Given.read(grid, closed, source=0.0, boundary_values=_with_strips(grid, closed, boundary_values))
         given = [*self._given.face_values]
         if not set(given).isdisjoint(self._absorbing):
             raise ValueError(f"`boundary_values` must be on Dirichlet or Neumann faces. Got {given}.")
@@ -168,7 +203,7 @@ class Helmholtz(Problem):
         # Independent streams: g's coarse coefficients stay a prefix of its fine ones, whatever the source consumes. The
         # speeds of two grids differ a little more: each divides by the deviation of g on its own points.
         for_speed, for_source = generator.spawn(2)
-        g = self._field.sample(for_speed)
+        g = self._field.values(_lowest(self._field, self._field.coefficients(for_speed), self.modes))
         if self.speed == "gaussian":
             deviation = self.variation * g / g.std()
         else:
@@ -190,14 +225,60 @@ class Helmholtz(Problem):
         """
         fields = self.named(inputs)
         wave_number = self.wave_number / positive_field("wave_speed", fields["wave_speed"]).squeeze(1)
+        if self.discretisation == "cosines":
+            waves = CosineWaves(self.grid, self._reaction(wave_number))
+            rhs = self._with_source(self._cosine_load(), fields)
+            return LinearSystems(waves, rhs.expand_as(wave_number), positive_definite=False)  # type: ignore[arg-type]  # only this family solves it
         faces = tuple(face.expand(len(wave_number), *face.shape[1:]) for face in self._laplacian.faces)
         operator = replace(self._laplacian, faces=faces, reaction=self._reaction(wave_number))
-        rhs = self._given.load(self._laplacian)
-        if self.source == "random":
-            rhs = rhs + fields["source"].squeeze(1) * self.grid.cell_volume
-        elif not isinstance(self.source, str):
-            rhs = rhs + torch.from_numpy(self._blob(self.source)) * self.grid.cell_volume
+        rhs = self._with_source(self._given.load(self._laplacian), fields)
         return LinearSystems(operator, rhs.expand_as(wave_number), positive_definite=False)
+
+    def _with_source(self, rhs: Tensor, fields: Fields) -> Tensor:
+        if self.source == "random":
+            return rhs + fields["source"].squeeze(1) * self.grid.cell_volume
+        if isinstance(self.source, str):
+            return rhs
+        return rhs + torch.from_numpy(self._blob(self.source)) * self.grid.cell_volume
+
+    def _cosine_load(self) -> Tensor:
+        """Return what the faces bring, ``(1, *space)``."""
+        total = torch.zeros(1, *self.grid.shape, dtype=torch.float64)
+        for face, values in self._given.face_values.items():
+            total = total + load_on_face(self.grid, face, values)
+        return total
+
+    def solve(
+        self,
+        inputs: "Fields | Tensor",
+        *,
+        rtol: float = 1e-8,
+        method: str = "auto",
+        order: str = "auto",
+        factors: DirectFactors | None = None,
+    ) -> SequenceResult:
+        """Solve as every problem does; cosines know ``"auto"`` and ``"gmres"``, and pass no gradients on."""
+        if self.discretisation != "cosines":
+            return super().solve(inputs, rtol=rtol, method=method, order=order, factors=factors)
+        _check.choice("method", method, ("auto", "gmres"))
+        systems = self.systems(inputs)
+        return solve_waves(systems, systems.operator, rtol=_check.positive("rtol", rtol))  # type: ignore[arg-type]  # as systems() made it
+
+    def produce(
+        self,
+        inputs: "Fields | Tensor",
+        *,
+        rtol: float = 1e-8,
+        method: str = "auto",
+        factors: DirectFactors | None = None,
+    ) -> Produced:
+        """Solve for data, as every problem does; cosines know the methods ``"auto"`` and ``"gmres"``."""
+        if self.discretisation != "cosines":
+            return super().produce(inputs, rtol=rtol, method=method, factors=factors)
+        result = self.solve(inputs, rtol=rtol, method=method)
+        quality = {RESIDUAL.name: result.relative_residuals, ITERATIONS.name: result.iterations}
+        failures = dict(zip(result.failed, result.reasons(), strict=True))
+        return Produced({self.output_names[0]: as_output(result.solutions)}, quality, result.seconds, failures)
 
     def _reaction(self, wave_number: Tensor) -> Tensor:
         """Return ``-k^2`` times volume, and for absorbing faces the flux that leaves per value of the cell.
@@ -232,10 +313,15 @@ class Helmholtz(Problem):
         some = max(1, CHECKED_POINTS // fine.grid.num_points)
         for start in range(0, len(coarse), some):
             rows = slice(start, start + some)
-            split = {name: _split(values[rows]) for name, values in fields.items()}
-            result = fine.solve(split, method="direct", order="given", factors=factors)
-            factors = result.factors
-            restricted = _merged(as_output(result.solutions), self.grid.num_axes)
+            chosen = {name: values[rows] for name, values in fields.items()}
+            if self.discretisation == "cosines":
+                result = fine.solve({k: resampled_cosines(v, self.grid, fine.grid) for k, v in chosen.items()})
+                restricted = resampled_cosines(as_output(result.solutions), fine.grid, self.grid)
+            else:
+                split = {name: _split(values) for name, values in chosen.items()}
+                result = fine.solve(split, method="direct", order="given", factors=factors)
+                factors = result.factors
+                restricted = _merged(as_output(result.solutions), self.grid.num_axes)
             change = (coarse[rows] - restricted).flatten(1).norm(dim=1)
             changes.append(change / restricted.flatten(1).norm(dim=1))
         rejected = ~(torch.cat(changes) <= self.resolution_tolerance)  # NaN is rejected too
@@ -258,9 +344,11 @@ class Helmholtz(Problem):
             "variation": self.variation,
             "alpha": self._field.alpha,
             "tau": self._field.tau,
+            "modes": self.modes,
             "source": self.source if isinstance(self.source, str) else list(self.source),
             "source_width": self.source_width,
             "boundary_values": self._given.config()["boundary_values"],
+            "discretisation": self.discretisation,
             "resolution_tolerance": self.resolution_tolerance,
         }
 
@@ -296,6 +384,36 @@ def _read_tolerance(tolerance: "float | str | None", grid: Grid) -> float | None
         _check.choice("resolution_tolerance", tolerance, ("auto",))
         return RESOLUTION_TOLERANCE if grid.num_axes < 3 else None
     return None if tolerance is None else _check.positive("resolution_tolerance", tolerance)
+
+
+def _lowest(field: GaussianField, coefficients: np.ndarray, modes: int | None) -> np.ndarray:
+    """Return coefficients with zeros for all but the first modes that vary, by their frequency."""
+    if modes is None:
+        return coefficients
+    rank = np.empty(coefficients.size, np.intp)
+    rank[np.argsort(field.eigenvalues.ravel(), kind="stable")] = np.arange(coefficients.size)
+    return np.where(rank.reshape(coefficients.shape) <= modes, coefficients, 0.0)  # rank 0 is the constant
+
+
+def _with_strips(grid: Grid, boundary: Boundary, given: "Mapping[str, Any] | None") -> "Mapping[str, Values] | None":
+    """Return boundary values with those on parts of faces, on two axes, as one value per cell."""
+    if not isinstance(given, Mapping):
+        return given
+    values = dict(given)
+    for face in [face for face, value in given.items() if isinstance(value, Mapping)]:
+        _check.choice("boundary_values", face, outer_faces(boundary))
+        name = f"boundary_values[{face!r}]"
+        _check.keys(name, given[face], ("value", "between"), required=("value", "between"))
+        start, end = (float(share) for share in given[face]["between"])
+        if grid.num_axes != 2 or not 0 <= start < end <= 1:
+            raise ValueError(
+                f"`{name}` must lie between two increasing fractions of a face, on two axes. Got {given[face]}."
+            )
+        n = grid.shape[1 - grid.axis_names.index(face[0])]
+        cells = np.arange(n)
+        covered = np.minimum(cells + 1, end * n) - np.maximum(cells, start * n)
+        values[face] = torch.from_numpy(float(given[face]["value"]) * np.clip(covered, 0.0, 1.0))
+    return values
 
 
 def _closed(boundary: Boundary) -> Boundary:

@@ -32,7 +32,8 @@ class Poisson(Problem):
     on Neumann faces (n points outward) are the trace of another. Where no face fixes the solution, the source's mean is
     moved at sampling so that source and fluxes have zero sum, and solutions have zero mean.
 
-    Inputs are ``source`` and, per face that is not periodic, ``value_<face>`` or ``flux_<face>`` on that face alone.
+    Inputs are ``source`` and, per face that is not periodic, ``value_<face>`` or ``flux_<face>`` on that face alone;
+    with ``boundary_scale=0`` faces hold zero, and ``source`` is the only input.
 
     Discretised as :class:`~vcycle.problems.Darcy` with ``a = 1``: second order in L2 at the points.
 
@@ -49,7 +50,7 @@ class Poisson(Problem):
         Factor of the source. The default lets source and boundary values move the solution by about as much, on the
         unit square with the default ``alpha`` and ``tau``.
     boundary_scale
-        Factor of the boundary data.
+        Factor of the boundary data; 0 for none.
 
     Attributes
     ----------
@@ -79,10 +80,10 @@ class Poisson(Problem):
     ) -> None:
         self.grid, self.boundary = grid, read_boundary(grid, boundary, vertices=True)
         self.source_scale = _check.positive("source_scale", source_scale)
-        self.boundary_scale = _check.positive("boundary_scale", boundary_scale)
+        self.boundary_scale = _check.not_negative("boundary_scale", boundary_scale)
         self._source_field = GaussianField.natural(grid, alpha=alpha, tau=tau)
         self._boundary_field = GaussianField.natural(grid, alpha=alpha + 1, tau=tau, mean_mode=True)
-        kinds = outer_faces(self.boundary)
+        kinds = outer_faces(self.boundary) if self.boundary_scale else {}
         words = {face: "value" if kind == "dirichlet" else "flux" for face, kind in kinds.items()}
         self._face_fields = {face: FieldInfo(f"{word}_{face}", face=face) for face, word in words.items()}
         self._operator = laplacian(grid, self.boundary)
@@ -90,7 +91,7 @@ class Poisson(Problem):
 
     @property
     def input_fields(self) -> tuple[FieldInfo, ...]:
-        """The source and one field per outer face that is not periodic."""
+        """The source and one field per outer face that is not periodic, unless they hold zero."""
         return (*self.inputs, *self._face_fields.values())
 
     def systems(self, inputs: "Fields | Tensor") -> LinearSystems:

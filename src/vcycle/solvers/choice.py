@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from vcycle.multigrid.fluxes import FaceFluxes
+from vcycle.multigrid.stencil import Stencil
 from vcycle.solvers import blackbox, multigrid
 from vcycle.solvers.krylov_sequence import Krylov
 from vcycle.solvers.systems import LinearSystems
@@ -34,8 +35,11 @@ def choose(systems: LinearSystems) -> Choice:
     Definite symmetric ones go to multigrid, but for one matrix for all that only black-box transfers could follow: its
     factors, made once, solve faster. What is not, but has a definite symmetric part on a grid that multigrid
     takes, goes to GMRES with a V-cycle for that part: transport that diffusion holds together, and waves with few
-    resonances below their frequency. All the rest goes to sparse LU.
+    resonances below their frequency. All the rest goes to sparse LU, where there is a matrix; operators that bring
+    their own way to apply and to precondition themselves go to GMRES.
     """
+    if not isinstance(systems.operator, (FaceFluxes, Stencil)):
+        return Choice("gmres")
     operator, axes = systems.operator, systems.operator.grid.num_axes
     shared = operator.batch == 1 and len(systems) > 1
     if multigrid.can_solve(systems) and not (shared and axes == 2 and _jumps(systems.fluxes)):

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from vcycle.training.augment import Augmentation
+from vcycle.training.samples import Batch, Source
+from vcycle.training.strategies import Moment, Strategies
 
-SHUFFLE, SYMMETRY, NETWORK = range(3)
+SHUFFLE, SYMMETRY, NETWORK, SIZES = range(4)
 """Streams of random numbers, so that none depends on how much of another was used."""
 
 
@@ -22,8 +24,8 @@ class ShuffledBatches:
 
     Parameters
     ----------
-    inputs, outputs
-        ``(sample, channel, *space)``.
+    source
+        The training data.
     batch_size
         Samples per batch and process; the last batch of an epoch may be smaller.
     seed
@@ -32,20 +34,22 @@ class ShuffledBatches:
         Which symmetries to apply; draws belong to a sample's position in the data, not to its batch.
     rank, world_size
         Which part of the samples this process sees, of how many.
+    strategies
+        How many steps a batch shows, and on which grid; ``None`` is one step on the data's grid.
     """
 
     def __init__(
         self,
-        inputs: Tensor,
-        outputs: Tensor,
+        source: Source,
         *,
         batch_size: int,
         seed: int,
         augmentation: Augmentation,
         rank: int = 0,
         world_size: int = 1,
+        strategies: Strategies | None = None,
     ) -> None:
-        self.inputs, self.outputs = inputs, outputs
+        self.source, self.strategies = source, strategies or Strategies()
         self.batch_size, self.seed, self.augmentation = batch_size, seed, augmentation
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -62,30 +66,43 @@ class ShuffledBatches:
     @property
     def samples_per_process(self) -> int:
         """Number of samples that each process sees in an epoch; at most ``world_size - 1`` are left out."""
-        return len(self.inputs) // self.world_size
+        return len(self.source) // self.world_size
 
     def __len__(self) -> int:
         return -(-self.samples_per_process // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.inputs), generator=self._generator(SHUFFLE))
+    def __iter__(self) -> Iterator[Batch]:
+        order = torch.randperm(len(self.source), generator=self._generator(SHUFFLE))
         order = order[self.rank :: self.world_size][: self.samples_per_process]
-        if not len(self.augmentation):
-            for batch in order.split(self.batch_size):
-                yield self.inputs[batch], self.outputs[batch]
-            return
-        size = (len(self.inputs), len(self.augmentation))
+        size = (len(self.source), len(self.augmentation))
         chosen = torch.randint(2, size, generator=self._generator(SYMMETRY), dtype=torch.uint8).bool()
-        chosen = chosen.to(self.inputs.device)
-        for batch in order.split(self.batch_size):
-            yield self.augmentation(self.inputs[batch], self.outputs[batch], chosen[batch])
+        drawn = torch.rand(len(self), generator=self._generator(SIZES)).tolist()  # the same in every process
+        for index, rows in enumerate(order.split(self.batch_size)):
+            steps = self.strategies.steps(self.moment(index))
+            batch = self._transformed(self.source.batch(rows, steps), chosen[rows])
+            yield self.strategies.coarsened(batch, drawn[index])
+
+    def moment(self, index: int) -> Moment:
+        """Return when in the run a batch of this epoch comes."""
+        return Moment(self.epoch, index, len(self))
+
+    def _transformed(self, batch: Batch, chosen: Tensor) -> Batch:
+        if not len(self.augmentation):
+            return batch
+        chosen = chosen.to(batch.inputs.device)
+        later = batch.later
+        if later is not None:
+            images = [self.augmentation(batch.inputs, state, chosen)[1] for state in later.unbind(1)]
+            later = torch.stack(images, dim=1)
+        inputs, outputs = self.augmentation(batch.inputs, batch.outputs, chosen)
+        return batch._replace(inputs=inputs, outputs=outputs, later=later)
 
     def _generator(self, stream: int) -> torch.Generator:
         return torch.Generator().manual_seed(stream_seed(self.seed, self.epoch, stream))
 
     def to(self, device: torch.device) -> None:
         """Move all samples to a device."""
-        self.inputs, self.outputs = self.inputs.to(device), self.outputs.to(device)
+        self.source = self.source.to(device)
 
 
 class OrderedBatches:
@@ -93,20 +110,20 @@ class OrderedBatches:
 
     Parameters
     ----------
-    inputs, outputs
-        ``(sample, channel, *space)``.
+    source
+        The validation data.
     batch_size
         Samples per batch; the last may be smaller.
     rank, world_size
         Which part of the batches this process sees, of how many.
     """
 
-    def __init__(self, inputs: Tensor, outputs: Tensor, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        pairs = list(zip(inputs.split(batch_size), outputs.split(batch_size), strict=True))
-        self.batches = pairs[rank::world_size]
+    def __init__(self, source: Source, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.source = source
+        self.rows = torch.arange(len(source)).split(batch_size)[rank::world_size]
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.rows)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter(self.batches)
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.source.batch(rows) for rows in self.rows)

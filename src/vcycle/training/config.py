@@ -9,6 +9,7 @@ from vcycle.objectives.losses import LOSSES
 from vcycle.training.normaliser import NORMALISERS, NormaliserKind
 
 PRECISIONS = ("32", "16-mixed", "bf16-mixed")
+OPTIMIZERS = ("adamw", "muon")
 LOGGERS = ("csv", "tensorboard")
 
 
@@ -18,6 +19,9 @@ class FitConfig:
 
     Parameters
     ----------
+    optimizer
+        ``"muon"``: :class:`vcycle.training.muon.Muon` on the kernels of convolutions, which then need about half the
+        steps, and AdamW on everything else. ``"adamw"``: on all.
     weight_decay
         Of AdamW (decoupled), per unit of learning rate.
     gradient_clip
@@ -39,6 +43,22 @@ class FitConfig:
         ``transpose_yz``, ``flip_x``, ``flip_y``, ``flip_z``; and for vertex grids that begin on the boundary and stop
         one point short of the far one ``half_open_flip_x``, ``half_open_flip_y``, ``half_open_flip_z``, exact up to the
         row of points that is missing.
+    noise
+        White noise on the inputs of each batch, relative to the root mean square of each sample's channel; of rows of
+        trajectories on the state only. 0.001 to 0.1 steadies rollouts (Hao et al., "DPOT", ICML 2024).
+    pushforward
+        Every ``pushforward``-th batch begins with the network's own prediction from the state before, through which no
+        gradient flows, in place of the true state (Brandstetter et al., "Message Passing Neural PDE Solvers", ICLR
+        2022, section 3.1; every third in Li et al., "FactFormer", NeurIPS 2023). Needs :meth:`vcycle.Dataset.steps`.
+    rollout_steps
+        Pairs of a share of the epochs and a number of steps: from that share on the loss is the mean over so many steps
+        of the network on its own predictions, gradients through all of them: ``((0, 1), (0.5, 2), (0.8, 4))``. Before
+        the first share it is 1. A row with fewer steps to the end of its trajectory begins earlier. Needs
+        :meth:`vcycle.Dataset.steps` (Lam et al., "GraphCast", Science 2023).
+    sizes
+        Points along the grid's first axis of the grids that batches are shown on, one drawn at random for each: means
+        over cells, or every n-th vertex; the data's own size counts only if it is one of them. For models with
+        ``resolution_free``.
     early_stopping
         Stop after this many epochs without a lower validation loss, and return the weights of the lowest. ``None``
         trains all epochs and returns the last weights. Needs validation data.
@@ -58,6 +78,7 @@ class FitConfig:
         If a number is out of range or a name unknown.
     """
 
+    optimizer: str = "muon"
     weight_decay: float = 1e-4
     gradient_clip: float | None = 1.0
     warmup: float = 0.2
@@ -65,6 +86,10 @@ class FitConfig:
     ema: float | None = None
     precision: str = "32"
     augment: bool | tuple[str, ...] = True
+    noise: float | None = None
+    pushforward: int | None = None
+    rollout_steps: tuple[tuple[float, int], ...] | None = None
+    sizes: tuple[int, ...] | None = None
     early_stopping: int | None = None
     input_normaliser: NormaliserKind = "scalar"
     output_normaliser: NormaliserKind = "scalar"
@@ -77,6 +102,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         self._read_words()
+        _check.choice("optimizer", self.optimizer, OPTIMIZERS)
         _check.not_negative("weight_decay", self.weight_decay)
         if self.gradient_clip is not None:
             _check.positive("gradient_clip", self.gradient_clip)
@@ -85,6 +111,7 @@ class FitConfig:
         if self.ema is not None:
             _check.share("ema", self.ema)
         _check.choice("precision", self.precision, PRECISIONS)
+        self._check_strategies()
         if self.early_stopping is not None:
             _check.integer("early_stopping", self.early_stopping, 1)
         _check.choice("input_normaliser", self.input_normaliser, NORMALISERS)
@@ -94,11 +121,31 @@ class FitConfig:
             if not hasattr(logger, "log_metrics"):
                 _check.choice("logger", logger, LOGGERS)
 
+    def _check_strategies(self) -> None:
+        if self.noise is not None:
+            _check.positive("noise", self.noise)
+        if self.pushforward is not None:
+            _check.integer("pushforward", self.pushforward, 1)
+        for size in self.sizes or ():
+            _check.integer("sizes", size, 2)
+        shares = [_check.not_negative("rollout_steps", share) for share, _ in self.rollout_steps or ()]
+        if any(share >= 1 for share in shares) or shares != sorted(set(shares)):
+            raise ValueError(f"`rollout_steps` must have shares that increase and are below 1. Got {shares}.")
+        for _, steps in self.rollout_steps or ():
+            _check.integer("rollout_steps", steps, 1)
+
     def _read_words(self) -> None:
         """Take what a YAML file or the command line makes of words: 32 is a number there, and one word no list."""
         if self.precision == 32:
             object.__setattr__(self, "precision", "32")
         object.__setattr__(self, "logger", _tuple(self.logger))
+        if self.sizes is not None:
+            object.__setattr__(self, "sizes", _tuple(self.sizes))
+        if self.rollout_steps is not None:
+            pairs = tuple(_tuple(pair) for pair in _tuple(self.rollout_steps))
+            if any(len(pair) != 2 for pair in pairs):
+                raise ValueError(f"`rollout_steps` must be pairs of a share and a number. Got {self.rollout_steps!r}.")
+            object.__setattr__(self, "rollout_steps", pairs)
         if not isinstance(self.augment, bool):
             names = _tuple(self.augment)
             if not all(isinstance(name, str) for name in names):

@@ -20,6 +20,7 @@ with warnings.catch_warnings():
     from vcycle.training.module import OperatorModule
 
 from vcycle._files import writing
+from vcycle.training.memory import keep_freed_memory
 from vcycle.training.operator import TrainedOperator
 from vcycle.training.resume import HISTORY, LAST, OPERATOR, TENSORBOARD
 from vcycle.training.storage import one_line
@@ -63,6 +64,7 @@ def run_task(task: Task, *, folder: Path | None, progress: bool) -> TrainedOpera
         If the folder cannot be written.
     """
     config = task.run.config
+    keep_freed_memory()
     module = OperatorModule(task)
     best = BestWeights() if config.early_stopping else None
     average = WeightAverage(task.network, config.ema) if config.ema else None

@@ -32,7 +32,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
 ) -> TrainedOperator:
-    """Train a copy of ``model`` with AdamW and a one-cycle learning rate.
+    """Train a copy of ``model`` with AdamW, or Muon, and a one-cycle learning rate.
 
     On the CPU a run is determined by its arguments, bit for bit, and so is one that was killed and resumed.
 
@@ -41,7 +41,8 @@ def fit(
     model
         Neural operator on normalised tensors, with its initial weights; it stays as it is.
     train
-        Training data.
+        Training data. Their scalars are normalised and given to a model with ``num_parameters``. Rows of trajectories,
+        ``dataset.steps()``, train an operator that :meth:`TrainedOperator.rollout` applies to its own predictions.
     epochs
         Number of passes over the data. The learning rate's cycle spans all of them.
     validation

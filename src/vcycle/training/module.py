@@ -11,7 +11,10 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from vcycle.training.batches import NETWORK, OrderedBatches, ShuffledBatches, stream_seed
+from vcycle.training.muon import Muon
+from vcycle.training.samples import Batch
 from vcycle.training.schedule import one_cycle
+from vcycle.training.strategies import Moment
 from vcycle.training.task import Task
 
 DEVICE_SHARE = 0.25
@@ -34,44 +37,49 @@ class OperatorModule(pl.LightningModule):
         self.task = task
         self.network = task.network
         self.input_normaliser, self.output_normaliser = task.input_normaliser, task.output_normaliser
+        self.parameter_normaliser = task.parameter_normaliser
         self.history: list[Row] = []
         self._batches: ShuffledBatches | None = None
         self._losses: list[Tensor] = []
         self._rate = 0.0
         self._clock_at_zero = _clocks()
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map physical inputs ``(batch, channel, *space)`` to physical outputs."""
-        return self.output_normaliser.denormalise(self.network(self.input_normaliser.normalise(inputs)).float())
+    def forward(self, inputs: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """Map physical inputs ``(batch, channel, *space)``, and scalars if any, to physical outputs."""
+        given: tuple[Tensor, ...] = (self.input_normaliser.normalise(inputs),)
+        if self.parameter_normaliser is not None and parameters is not None:
+            given = (*given, self.parameter_normaliser.normalise(parameters))
+        return self.output_normaliser.denormalise(self.network(*given).float())
 
     def train_dataloader(self) -> ShuffledBatches:
         """Return this process's batches."""
         self._batches = ShuffledBatches(
-            *self.task.data,
+            self.task.data,
             batch_size=self.task.run.batch_size,
             seed=self.task.run.seed,
             augmentation=self.task.augmentation,
             rank=self.global_rank,
             world_size=self.trainer.world_size,
+            strategies=self.task.strategies,
         )
         return self._batches
 
     def val_dataloader(self) -> OrderedBatches:
         """Return this process's share of the validation batches."""
-        inputs, outputs = self.task.data if self.task.validation is None else self.task.validation
         return OrderedBatches(
-            inputs,
-            outputs,
+            self.task.data if self.task.validation is None else self.task.validation,
             batch_size=self.task.run.batch_size,
             rank=self.global_rank,
             world_size=self.trainer.world_size,
         )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return AdamW with a one-cycle learning rate that changes at every step."""
+        """Return the optimiser with a one-cycle learning rate that changes at every step."""
         run = self.task.run
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=run.learning_rate, weight_decay=run.config.weight_decay)
+        rate, decay = run.learning_rate, run.config.weight_decay
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        muon = run.config.optimizer == "muon"
+        optimizer = Muon(self.network, rate, decay) if muon else torch.optim.AdamW(trained, rate, weight_decay=decay)
         cycle = partial(
             one_cycle,
             num_steps=int(self.trainer.estimated_stepping_batches),
@@ -85,11 +93,10 @@ class OperatorModule(pl.LightningModule):
         """Keep the data on the device if they are small there."""
         if self._batches is None or self.device.type != "cuda":
             return
-        size = sum(part.numel() * part.element_size() for part in self.task.data)
-        if size < DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+        if self.task.data.nbytes < DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
             self._batches.to(self.device)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of a batch; random layers draw from the epoch's stream, whatever ran before."""
         if batch_index == 0:
             torch.manual_seed(
@@ -98,19 +105,19 @@ class OperatorModule(pl.LightningModule):
                 )
             )
         self._rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # of this step; afterwards it is the next one's
-        inputs, outputs = batch
-        loss = self.task.loss(self(inputs), outputs)
+        step = partial(self, parameters=batch.parameters)
+        moment = Moment(self.current_epoch, batch_index, int(self.trainer.num_training_batches))
+        loss = self.task.strategies.loss(step, batch, self.task.loss, moment)
         self._losses.append(loss.detach())  # read once per epoch: reading waits for the device
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add a batch to the mean validation loss."""
-        inputs, outputs = batch
         self.log(
             "validation_loss",
-            self.task.loss(self(inputs), outputs),
+            self.task.loss(self(batch.inputs, batch.parameters), batch.outputs),
             on_epoch=True,
-            batch_size=len(inputs),
+            batch_size=len(batch.inputs),
             sync_dist=True,
             logger=False,
         )

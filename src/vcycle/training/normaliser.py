@@ -50,8 +50,8 @@ class Normaliser(nn.Module):
         kind
             ``"scalar"``: mean and standard deviation of each channel. ``"pointwise"``: of each channel at each point,
             which ties the operator to this grid. ``"scale"``: no mean, only the root mean square, so that zero stays
-            zero (on a Dirichlet wall, say). ``"none"``: nothing is changed. Where a channel or point is constant the
-            scale is 1.
+            zero (on a Dirichlet wall, say). ``"none"``: nothing is changed. A point that is constant, such as one on a
+            wall, has the typical scale of its channel; a constant channel has scale 1.
 
         Raises
         ------
@@ -70,8 +70,16 @@ class Normaliser(nn.Module):
         if kind in ("scale", "none"):
             mean = torch.zeros_like(mean)
         spread = torch.ones_like(mean) if kind == "none" else (double - mean).square().mean(dims, keepdim=True).sqrt()
-        scale = torch.where(spread > CONSTANT * magnitude, spread, torch.ones_like(spread))
+        varies = spread > CONSTANT * magnitude
+        typical = (spread * varies).square().mean(tuple(range(2, fields.ndim)), keepdim=True).sqrt()
+        scale = torch.where(varies, spread, torch.where(typical > 0, typical, 1.0))
         return cls(mean[0].float(), scale[0].float())
+
+    @classmethod
+    def of_parameters(cls, parameters: Tensor) -> "Normaliser":
+        """Measure mean and standard deviation of each scalar, ``(sample, parameter)``; both are ``(parameter,)``."""
+        measured = cls.of(parameters.unsqueeze(-1))
+        return cls(measured.mean[:, 0], measured.scale[:, 0])
 
     def normalise(self, fields: Tensor) -> Tensor:
         """Return ``(fields - mean) / scale`` (dimensionless), same shape ``(batch, channel, *space)``."""

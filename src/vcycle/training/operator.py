@@ -1,10 +1,11 @@
 """What training gives: a network with everything that is needed to use it in physical units, and its folder on disk."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,11 @@ from vcycle.errors import CheckpointError
 from vcycle.grid import Grid
 from vcycle.problems.problem import FieldInfo
 from vcycle.training.normaliser import Normaliser
+from vcycle.training.rollout import Step, first_overflow, unroll_finite
 from vcycle.training.storage import fill, is_operator, listed, one_line, read_folder, write_folder
+
+if TYPE_CHECKING:
+    from vcycle.data import Dataset
 
 FORMAT = 1
 
@@ -44,6 +49,10 @@ class TrainedOperator:
         wall and ``cpu_seconds`` of the process.
     history
         One entry per epoch: ``epoch`` (from 1), ``loss``, ``learning_rate``, ``validation_loss`` if there is one.
+    parameter_names
+        Names of the scalars per sample that the network takes besides the fields.
+    parameter_normaliser
+        Between their units and the network's, buffers ``(parameter,)``; ``None`` where there are none.
     """
 
     network: nn.Module
@@ -57,6 +66,8 @@ class TrainedOperator:
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    parameter_names: tuple[str, ...] = ()
+    parameter_normaliser: Normaliser | None = None
 
     @property
     def in_channels(self) -> int:
@@ -68,7 +79,7 @@ class TrainedOperator:
         """Number of output channels."""
         return sum(info.num_channels for info in self.output_fields)
 
-    def predict(self, inputs: Any, *, batch_size: int = 64) -> Tensor:
+    def predict(self, inputs: Any, parameters: Any = None, *, batch_size: int = 64) -> Tensor:
         """Return the operator's outputs.
 
         Parameters
@@ -76,6 +87,9 @@ class TrainedOperator:
         inputs
             Array or tensor ``(sample, channel, *space)`` in physical units. Another size than that of the training
             grid is taken if the network takes it and the normalisers are not pointwise.
+        parameters
+            ``(sample, parameter)`` in physical units, in the order of :attr:`parameter_names`, as :meth:`parameters_of`
+            finds them in a dataset; ``None`` where the operator takes none.
         batch_size
             Samples per pass through the network.
 
@@ -87,25 +101,14 @@ class TrainedOperator:
         Raises
         ------
         ValueError
-            If the shape does not fit, the network cannot take the size, or a value is not finite in the precision of
+            If a shape does not fit, the network cannot take the size, or a value is not finite in the precision of
             the weights, be it of the inputs or of the outputs.
         TypeError
             If the inputs are not real numbers.
         """
         _check.integer("batch_size", batch_size, 1)
-        weight = next(self.network.parameters(), self.output_normaliser.mean)
-        tensor = _check.real_tensor("inputs", inputs, "an array or tensor, such as dataset.inputs").to(weight.dtype)
-        self._check_inputs(tensor)
-        parts = []
-        was_training = self.network.training
-        self.network.eval()
-        with torch.no_grad():
-            for part in tensor.split(batch_size):
-                parts.append(self._forward(part.to(weight.device)).cpu())
-        self.network.train(was_training)
-        if not parts:
-            return torch.empty(0, self.out_channels, *tensor.shape[2:], dtype=weight.dtype)
-        outputs = torch.cat(parts)
+        fields, scalars = self._given(inputs, parameters)
+        outputs = self._in_batches(lambda step, part: step(part), fields, scalars, batch_size)
         wrong = _not_finite(outputs)
         if wrong:
             raise ValueError(
@@ -113,8 +116,137 @@ class TrainedOperator:
             )
         return outputs
 
-    def _forward(self, inputs: Tensor) -> Tensor:
-        return self.output_normaliser.denormalise(self.network(self.input_normaliser.normalise(inputs)))
+    def rollout(
+        self,
+        initial: Any,
+        steps: int,
+        parameters: Any = None,
+        inputs: Any = None,
+        *,
+        batch_size: int = 64,
+        allow_overflow: bool = False,
+    ) -> Tensor:
+        """Apply the operator to its own predictions, for operators trained on :meth:`vcycle.Dataset.steps`.
+
+        Parameters
+        ----------
+        initial
+            The state to begin with, ``(sample, channel, *space)``, as many channels as outputs, physical units.
+        steps
+            Number of applications.
+        parameters
+            As for :meth:`predict`; the same at every step. A lead time is that of one step.
+        inputs
+            The inputs behind the state, the same at every step, ``(sample, channel, *space)``; ``None`` for none.
+        batch_size
+            Samples per pass through the network.
+        allow_overflow
+            Return infinity from the step on at which a sample overflows, instead of raising.
+
+        Returns
+        -------
+        Tensor
+            ``(sample, step, channel, *space)`` in physical units, on the CPU; the initial state is not among them.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit, a given value is not finite, or a sample overflows.
+        TypeError
+            If the values are not real numbers.
+        """
+        _check.integer("steps", steps, 1)
+        _check.integer("batch_size", batch_size, 1)
+        free = (None,) * self.grid.num_axes
+        state = _check.real_tensor("initial", initial, "an array or tensor")
+        _check.shape("initial", state.shape, (None, self.out_channels, *free), "(sample, channel, *space) of outputs")
+        behind = self.in_channels - self.out_channels
+        constants = state[:, :0] if inputs is None else _check.real_tensor("inputs", inputs, "an array or tensor")
+        shape = (len(state), behind, *state.shape[2:])
+        _check.shape("inputs", constants.shape, shape, f"the {behind} input channels behind the state")
+        fields, scalars = self._given(torch.cat([state, constants.to(state.dtype)], dim=1), parameters)
+        states = self._in_batches(lambda step, part: unroll_finite(step, part, steps), fields, scalars, batch_size)
+        states = states.reshape(len(state), steps, self.out_channels, *state.shape[2:])
+        overflow = first_overflow(states)
+        if overflow is not None and not allow_overflow:
+            sample, step = overflow
+            raise ValueError(f"`steps` must keep the states finite. Sample {sample} overflowed in step {step}.")
+        return states
+
+    def parameters_of(self, dataset: "Dataset") -> Tensor | None:
+        """Return the scalars of a dataset that the network takes, ``(sample, parameter)``; ``None`` if it takes none.
+
+        Raises
+        ------
+        ValueError
+            If the dataset lacks one.
+        """
+        return self.select_parameters(dataset.parameter_names, dataset.parameters)
+
+    def select_parameters(self, names: Sequence[str], values: Tensor | None) -> Tensor | None:
+        """Return the columns that the network takes of ``values``, ``(sample, parameter)`` of these names.
+
+        Raises
+        ------
+        ValueError
+            If one is missing.
+        """
+        if not self.parameter_names:
+            return None
+        missing = [name for name in self.parameter_names if name not in names]
+        if missing or values is None:
+            wanted = ", ".join(self.parameter_names)
+            given = ", ".join(names) or "none"
+            raise ValueError(f"`dataset` must have the scalars that the operator takes: {wanted}. Got {given}.")
+        return values[:, [list(names).index(name) for name in self.parameter_names]]
+
+    def _given(self, inputs: Any, parameters: Any) -> tuple[Tensor, Tensor | None]:
+        """Return checked fields and scalars in the precision of the weights."""
+        weight = self._weight
+        tensor = _check.real_tensor("inputs", inputs, "an array or tensor, such as dataset.inputs").to(weight.dtype)
+        self._check_inputs(tensor)
+        names = ", ".join(self.parameter_names)
+        if self.parameter_normaliser is None:
+            if parameters is not None:
+                raise ValueError("`parameters` must be None: this operator takes no scalars. Got some.")
+            return tensor, None
+        if parameters is None:
+            raise ValueError(f"`parameters` must be given, (sample, parameter) with {names}. Got None.")
+        scalars = _check.real_tensor("parameters", parameters, "an array or tensor").to(weight.dtype)
+        expected = (len(tensor), len(self.parameter_names))
+        _check.shape("parameters", scalars.shape, expected, f"(sample, parameter) with {names}")
+        wrong = _not_finite(scalars)
+        if wrong:
+            raise ValueError(f"`parameters` must be finite. Got NaN or infinity in sample {listed(wrong)}.")
+        return tensor, scalars
+
+    @property
+    def _weight(self) -> Tensor:
+        return next(self.network.parameters(), self.output_normaliser.mean)
+
+    def _in_batches(
+        self, run: "Callable[[Step, Tensor], Tensor]", fields: Tensor, scalars: Tensor | None, batch_size: int
+    ) -> Tensor:
+        """Return what ``run`` makes of the network and parts of the samples, together, on the CPU."""
+        weight, was_training = self._weight, self.network.training
+        if len(fields) == 0:
+            return torch.empty(0, self.out_channels, *fields.shape[2:], dtype=weight.dtype)
+        parts = []
+        self.network.eval()
+        with torch.no_grad():
+            for start in range(0, len(fields), batch_size):
+                rows = slice(start, start + batch_size)
+                some = None if scalars is None else scalars[rows].to(weight.device)
+                step = partial(self._forward, parameters=some)
+                parts.append(run(step, fields[rows].to(weight.device)).cpu())
+        self.network.train(was_training)
+        return torch.cat(parts)
+
+    def _forward(self, inputs: Tensor, parameters: Tensor | None = None) -> Tensor:
+        given: tuple[Tensor, ...] = (self.input_normaliser.normalise(inputs),)
+        if self.parameter_normaliser is not None and parameters is not None:
+            given = (*given, self.parameter_normaliser.normalise(parameters))
+        return self.output_normaliser.denormalise(self.network(*given))
 
     def _check_inputs(self, inputs: Tensor) -> None:
         free = (None,) * self.grid.num_axes
@@ -176,13 +308,14 @@ class TrainedOperator:
         return operator
 
     def _parts(self) -> nn.ModuleDict:
-        return nn.ModuleDict(
-            {
-                "network": self.network,
-                "input_normaliser": self.input_normaliser,
-                "output_normaliser": self.output_normaliser,
-            }
-        )
+        parts = {
+            "network": self.network,
+            "input_normaliser": self.input_normaliser,
+            "output_normaliser": self.output_normaliser,
+        }
+        if self.parameter_normaliser is not None:
+            parts["parameter_normaliser"] = self.parameter_normaliser
+        return nn.ModuleDict(parts)
 
     def _describe(self) -> dict[str, Any]:
         name = next((name for name, model in models.MODELS.items() if type(self.network) is model), None)
@@ -202,6 +335,7 @@ class TrainedOperator:
             "boundary": self.boundary.to_list(),
             "input_fields": [asdict(info) for info in self.input_fields],
             "output_fields": [asdict(info) for info in self.output_fields],
+            "parameters": list(self.parameter_names),
             "data": self.fingerprint,
             "training": self.training,
             "metrics": self.metrics,
@@ -221,6 +355,7 @@ class TrainedOperator:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             network = models.MODELS[name](**description["model"]["config"])
         shapes = description["normalisers"]
+        names = tuple(description.get("parameters", ()))  # which operators of before there were any do not have
         return cls(
             network,
             _unfilled(shapes["input"]),
@@ -233,6 +368,8 @@ class TrainedOperator:
             training=description["training"],
             metrics=description["metrics"],
             history=description["history"],
+            parameter_names=names,
+            parameter_normaliser=_unfilled([len(names)]) if names else None,
         )
 
 
@@ -251,9 +388,11 @@ def load(path: str | Path) -> TrainedOperator:
     return TrainedOperator.load(path)
 
 
-def predict(operator: "TrainedOperator | str | Path", inputs: Any, *, batch_size: int = 64) -> Tensor:
+def predict(
+    operator: "TrainedOperator | str | Path", inputs: Any, parameters: Any = None, *, batch_size: int = 64
+) -> Tensor:
     """Return the outputs of an operator, or of one saved at a path; see :meth:`TrainedOperator.predict`."""
-    return as_operator(operator).predict(inputs, batch_size=batch_size)
+    return as_operator(operator).predict(inputs, parameters, batch_size=batch_size)
 
 
 def as_operator(operator: "TrainedOperator | str | Path") -> TrainedOperator:

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vcycle import __version__, _check
 from vcycle.boundary import Boundary, Kind
@@ -19,31 +19,33 @@ from vcycle.training.augment import Augmentation
 from vcycle.training.config import Run
 from vcycle.training.normaliser import Normaliser
 from vcycle.training.operator import TrainedOperator
+from vcycle.training.samples import Samples, Source, Transitions
 from vcycle.training.storage import listed, one_line
+from vcycle.training.strategies import Strategies, factors_of
 
 if TYPE_CHECKING:
     from vcycle.data import Dataset
 
-Pair = tuple[Tensor, Tensor]
-"""Inputs and outputs ``(sample, channel, *space)``, physical, float32."""
-
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A network with its data, normalisers, symmetries and loss; build it with :meth:`of`."""
+    """A network with its data, normalisers, symmetries, strategies and loss; build it with :meth:`of`."""
 
     network: nn.Module
     input_normaliser: Normaliser
     output_normaliser: Normaliser
-    data: Pair
-    validation: Pair | None
+    parameter_normaliser: Normaliser | None
+    data: Source
+    validation: Source | None
     augmentation: Augmentation
+    strategies: Strategies
     loss: Loss
     run: Run
     grid: Grid
     boundary: Boundary
     input_fields: tuple[FieldInfo, ...]
     output_fields: tuple[FieldInfo, ...]
+    parameter_names: tuple[str, ...]
     description: dict[str, Any]
 
     @classmethod
@@ -51,26 +53,32 @@ class Task:
         """Check the arguments of :func:`vcycle.fit`, which says what is raised, and copy the model."""
         if run.config.early_stopping and validation is None:
             raise ValueError("`validation` must be given for `early_stopping`. Got None.")
-        data = _tensors("train", train)
-        _check_model(model, data)
+        names = _parameter_names(model, train)
+        data = _source("train", train, names)
+        strategies = _strategies(model, train, run)
+        _check_model(model, data, strategies)
         grid, boundary = train.grid, Boundary.on(train.grid, train.boundary)
         loss = run.loss
         if isinstance(loss, str):
             kinds, zero = walls(train)
             loss = data_loss(loss, grid=grid, boundary=kinds, zero_on_walls=zero)
+        inputs, outputs = data.distinct()
         return cls(
             deepcopy(model),
-            Normaliser.of(data[0], kind=run.config.input_normaliser),
-            Normaliser.of(data[1], kind=run.config.output_normaliser),
+            Normaliser.of(inputs, kind=run.config.input_normaliser),
+            Normaliser.of(outputs, kind=run.config.output_normaliser),
+            None if data.parameters is None else Normaliser.of_parameters(data.parameters),
             data=data,
-            validation=None if validation is None else _tensors("validation", validation, like=data),
+            validation=None if validation is None else _source("validation", validation, names, like=data),
             augmentation=_augmentation(run, train, boundary),
+            strategies=strategies,
             loss=loss,
             run=run,
             grid=grid,
             boundary=boundary,
             input_fields=tuple(train.input_fields),
             output_fields=tuple(train.output_fields),
+            parameter_names=names,
             description=_describe(model, train, validation, run),
         )
 
@@ -84,6 +92,8 @@ class Task:
             boundary=self.boundary,
             input_fields=self.input_fields,
             output_fields=self.output_fields,
+            parameter_names=self.parameter_names,
+            parameter_normaliser=self.parameter_normaliser,
             fingerprint=self.description["data"],
             training=self.description,
             **measured,
@@ -107,38 +117,113 @@ def walls(dataset: "Dataset") -> tuple[Boundary, bool]:
     return boundary, zero_on_walls(dataset.schema.inputs, boundary)
 
 
-def _tensors(name: str, dataset: "Dataset", like: Pair | None = None) -> Pair:
-    """Return the data in memory, float32, checked."""
-    pair = (dataset.inputs.to(torch.float32), dataset.outputs.to(torch.float32))
-    if len(pair[0]) == 0:
+def _parameter_names(model: nn.Module, train: "Dataset") -> tuple[str, ...]:
+    """Return the names of the scalars that the model takes: all of the data's or none."""
+    config = getattr(model, "config", None)
+    described = config() if callable(config) else {}
+    wanted = getattr(model, "num_parameters", described.get("num_parameters", 0))
+    names = train.parameter_names
+    if wanted == 0:
+        return ()
+    if wanted != len(names):
+        have = f"as many as the data have ({', '.join(names)}), or 0" if names else "as the data have no scalars"
+        raise ValueError(f"`model` must have num_parameters = {len(names)}, {have}. Got {wanted}.")
+    return names
+
+
+def _source(name: str, dataset: "Dataset", names: Sequence[str], like: Source | None = None) -> Source:
+    """Return the data in memory, float32, checked; ``names`` are the scalars that the model takes."""
+    from vcycle.data.steps import Steps  # data need Zarr, which the rest of this module does not
+
+    if len(dataset) == 0:
         raise ValueError(f"`{name}` must have at least one sample. Got 0.")
-    for kind, fields in zip(("inputs", "outputs"), pair, strict=True):
+    parameters = None
+    if names:
+        if dataset.parameter_names != tuple(names) or dataset.parameters is None:
+            given = ", ".join(dataset.parameter_names) or "none"
+            raise ValueError(f"`{name}` must have the scalars {', '.join(names)}. Got {given}.")
+        parameters = dataset.parameters.to(torch.float32)
+        wrong = (~torch.isfinite(parameters)).any(1).nonzero().flatten().tolist()
+        if wrong:
+            raise DataError(f"The parameters of `{name}` hold NaN or infinity (in float32) in row {listed(wrong)}.")
+    source: Source
+    if isinstance(dataset, Steps):
+        trajectories = dataset.read_trajectories(dtype=torch.float32)
+        source = Transitions(trajectories, torch.from_numpy(dataset.pairs), parameters)
+        parts = {"states": trajectories.states, "inputs": trajectories.constants}
+    else:
+        inputs, outputs = dataset.inputs.to(torch.float32), dataset.outputs.to(torch.float32)
+        source, parts = Samples(inputs, outputs, parameters), {"inputs": inputs, "outputs": outputs}
+    for kind, fields in parts.items():
         wrong = (~torch.isfinite(fields)).flatten(1).any(1).nonzero().flatten().tolist()
         if wrong:
             raise DataError(f"The {kind} of `{name}` hold NaN or infinity (in float32) in row {listed(wrong)}.")
     if like is not None:
-        for kind, fields, first in zip(("inputs", "outputs"), pair, like, strict=True):
-            _check.shape(f"{name}.{kind}", fields.shape, (None, *first.shape[1:]), "that of the training data")
-    return pair
+        first = torch.zeros(1, dtype=torch.long)
+        here, there = source.batch(first), like.batch(first)
+        for kind, fields, trained in (
+            ("inputs", here.inputs, there.inputs),
+            ("outputs", here.outputs, there.outputs),
+        ):
+            shape = (len(source), *fields.shape[1:])
+            _check.shape(f"{name}.{kind}", shape, (None, *trained.shape[1:]), "that of the training data")
+    return source
 
 
-def _check_model(model: nn.Module, data: Pair) -> None:
-    """Raise unless the model maps one sample of the inputs to the shape of the outputs."""
-    inputs, outputs = (fields[:1] for fields in data)
-    for name, fields in (("in_channels", inputs), ("out_channels", outputs)):
+def _strategies(model: nn.Module, train: "Dataset", run: Run) -> Strategies:
+    """Return the run's strategies, which the data and the model must allow."""
+    from vcycle.data.steps import Steps
+
+    config = run.config
+    factors = factors_of(config.sizes or (), train.grid)
+    of_steps = isinstance(train, Steps)
+    strategies = Strategies(
+        noise=config.noise,
+        pushforward=config.pushforward,
+        rollout_steps=config.rollout_steps or (),
+        epochs=run.epochs,
+        num_states=sum(info.num_channels for info in train.output_fields) if of_steps else None,
+        grid=train.grid,
+        factors=factors,
+    )
+    if strategies.most_steps > 1:
+        if not isinstance(train, Steps) or train.has_lead_time:
+            got = "lead times" if of_steps else "other data"
+            raise ValueError(f"`rollout_steps` and `pushforward` need data.steps(stride) as training data. Got {got}.")
+        most = (len(train.state_times) - 1) // train.stride
+        if strategies.most_steps > most:
+            raise ValueError(
+                f"`rollout_steps`, and one step more with `pushforward`, must be at most the {most} steps of a "
+                f"trajectory. Got {strategies.most_steps}."
+            )
+    if factors and not getattr(model, "resolution_free", False):
+        raise ValueError(f"`sizes` needs a model with resolution_free. Got {type(model).__name__}.")
+    kinds = (config.input_normaliser, config.output_normaliser)
+    if factors and "pointwise" in kinds:
+        raise ValueError("`sizes` needs normalisers that are not tied to a grid. Got 'pointwise'.")
+    return strategies
+
+
+def _check_model(model: nn.Module, data: Source, strategies: Strategies) -> None:
+    """Raise unless the model maps one sample of the inputs to the shape of the outputs, on the smallest grid too."""
+    sample = data.batch(torch.zeros(1, dtype=torch.long))
+    for name, fields in (("in_channels", sample.inputs), ("out_channels", sample.outputs)):
         wanted = getattr(model, name, fields.shape[1])
         if wanted != fields.shape[1]:
             raise ValueError(f"`model` must have {name} = {fields.shape[1]}, as the data have. Got {wanted}.")
     trial = deepcopy(model).eval()
-    try:
-        with torch.no_grad():
-            answer = trial(inputs)
-    except (RuntimeError, ValueError) as error:
-        shape = tuple(inputs.shape[1:])
-        raise ValueError(
-            f"`model` cannot take inputs of shape (batch, {', '.join(map(str, shape))}): {one_line(error)[:200]}."
-        ) from error
-    _check.shape("model(inputs)", answer.shape, tuple(outputs.shape), "that of the outputs")
+    smallest = replace(strategies, factors=(max(strategies.factors, default=1),)).coarsened(sample, 0.0)
+    for batch in (sample, smallest) if strategies.factors else (sample,):
+        given = (batch.inputs,) if batch.parameters is None else (batch.inputs, batch.parameters)
+        try:
+            with torch.no_grad():
+                answer = trial(*given)
+        except (RuntimeError, ValueError) as error:
+            shape = ", ".join(map(str, batch.inputs.shape[1:]))
+            raise ValueError(
+                f"`model` cannot take inputs of shape (batch, {shape}): {one_line(error)[:200]}."
+            ) from error
+        _check.shape("model(inputs)", answer.shape, tuple(batch.outputs.shape), "that of the outputs")
 
 
 def _augmentation(run: Run, train: "Dataset", boundary: Boundary) -> Augmentation:
@@ -174,6 +259,6 @@ def _describe(model: nn.Module, train: "Dataset", validation: "Dataset | None", 
 def _checksum(model: nn.Module) -> float:
     """Return a number that tells initial weights apart."""
     total = 0.0
-    for index, tensor in enumerate(model.state_dict().values()):
-        total += (index + 1.0) * tensor.detach().double().abs().sum().item()
+    for index, tensor in enumerate((*model.parameters(), *model.buffers())):
+        total += (index + 1.0) * tensor.detach().abs().double().sum().item()
     return total

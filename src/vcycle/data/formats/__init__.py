@@ -12,6 +12,7 @@ from vcycle.data.formats.hdf5 import holds
 from vcycle.data.formats.neuraloperator import read_neuraloperator, write_neuraloperator
 from vcycle.data.formats.npz import read_npz, write_npz
 from vcycle.data.formats.pdebench import read_pdebench, write_pdebench
+from vcycle.data.formats.pipe import is_pipe, read_pipe, write_pipe
 from vcycle.data.formats.the_well import read_the_well, write_the_well
 
 
@@ -54,12 +55,13 @@ FORMATS: dict[str, Format] = {
     "pdebench": Format(
         HDF5, "PDEBench's HDF5", read_pdebench, write_pdebench, ("tensor", "density", "0000/data", "0001/data")
     ),
+    "pipe": Format((), "a folder with Geo-FNO's pipe flow", read_pipe, write_pipe),
 }
 """Layouts by name; ``vcycle convert`` and recipes know those that are listed here."""
 
 
 def detect_format(path: str | Path, *, name: str = "path") -> str:
-    """Return the name in :data:`FORMATS` that a path's suffix stands for; a folder with ``zarr.json`` is ``"zarr"``.
+    """Return the name in :data:`FORMATS` that a path's suffix stands for; folders go by what is in them.
 
     Where several layouts share a suffix, a file that is there is looked into. ``name`` is what messages call the path.
 
@@ -72,6 +74,8 @@ def detect_format(path: str | Path, *, name: str = "path") -> str:
     """
     if (Path(path) / "zarr.json").is_file():
         return "zarr"
+    if is_pipe(path):
+        return "pipe"
     found = [key for key, known in FORMATS.items() if Path(path).suffix in known.suffixes]
     if not found:
         known = ", ".join(dict.fromkeys(suffix for entry in FORMATS.values() for suffix in entry.suffixes))
@@ -118,10 +122,12 @@ __all__ = [
     "read_neuraloperator",
     "read_npz",
     "read_pdebench",
+    "read_pipe",
     "read_the_well",
     "write_fno",
     "write_neuraloperator",
     "write_npz",
     "write_pdebench",
+    "write_pipe",
     "write_the_well",
 ]

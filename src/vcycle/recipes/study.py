@@ -1,0 +1,231 @@
+"""The format of a study: which models are trained on which data, for how long, and how often."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vcycle import _check
+from vcycle.recipes.recipe import (
+    BUDGET,
+    Recipe,
+    check_data,
+    check_model,
+    fit_arguments,
+    read_mapping,
+    read_recipe,
+    set_names,
+    without,
+)
+
+SHARE = 0.15
+"""Of the budget, for each candidate of ``tune``."""
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of a study.
+
+    Parameters
+    ----------
+    label
+        What tables call it.
+    model
+        ``name`` in ``MODELS``, or ``import`` as ``module:factory``, and its arguments.
+    fit
+        What it trains with besides what is common to all.
+    """
+
+    label: str
+    model: dict[str, Any]
+    fit: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MoreSeeds:
+    """Further seeds for the models that lead.
+
+    Parameters
+    ----------
+    count
+        How many more seeds.
+    leading
+        For how many models, those of the lowest error on validation data.
+    dataset
+        On which data set only; ``None`` is all.
+    """
+
+    count: int
+    leading: int
+    dataset: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's YAML file says.
+
+    Parameters
+    ----------
+    name, about
+        Title, and what it compares.
+    datasets
+        By name; of the recipes only what they say of data is used.
+    models
+        The models.
+    cpu_seconds
+        Budget of CPU time of each training.
+    fit
+        Arguments of :func:`vcycle.fit` and entries of its ``config``, common to all models.
+    rates
+        Candidates for the learning rate, chosen among on validation data by the first seed; empty chooses nothing.
+    share
+        Of the budget, for each candidate.
+    seeds
+        One training each.
+    more_seeds
+        Further ones, or ``None``.
+    folder
+        Where the YAML file lies; factories are imported from there too.
+    """
+
+    name: str
+    about: str
+    datasets: dict[str, Recipe]
+    models: tuple[Entry, ...]
+    cpu_seconds: float
+    fit: dict[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
+    share: float = SHARE
+    seeds: tuple[int, ...] = (0,)
+    more_seeds: MoreSeeds | None = None
+    folder: Path = Path()
+
+
+def read_study(path: str | Path) -> Study:
+    """Read and check a study file; nothing is run.
+
+    Raises
+    ------
+    DataError
+        If the file, or that of one of its data sets, is not in YAML or not a mapping.
+    ValueError
+        If a key is unknown or missing, with a hint for a near miss, or a value not usable.
+    """
+    remedy = "a study is a mapping of name, about, datasets, models and budget"
+    return parse_study(read_mapping(path, "a study", remedy), folder=Path(path).parent)
+
+
+def parse_study(content: Mapping[str, Any], *, folder: Path = Path()) -> Study:
+    """Check the keys of a study against what they go to.
+
+    Raises
+    ------
+    ValueError
+        If a key is unknown or missing, with a hint for a near miss, or a value not usable.
+    """
+    required = ("name", "about", "datasets", "models", "budget")
+    _check.keys("study", content, (*required, "fit", "tune", "seeds", "more_seeds"), required=required)
+    _check.keys("budget", content["budget"], (BUDGET,), required=(BUDGET,))
+    common = dict(content.get("fit", {}))
+    _check_fit("fit", common)
+    datasets = _by_name(_dataset(given, folder) for given in _entries("datasets", content["datasets"]))
+    models = tuple(_entry(given) for given in _entries("models", content["models"]))
+    labels = [entry.label for entry in models]
+    repeated = [label for label in labels if labels.count(label) > 1]
+    if repeated:
+        raise ValueError(f"`models` must have labels of their own. Got {repeated[0]!r} twice.")
+    rates, share = _tuning(content.get("tune"))
+    unwatched = [name for name, recipe in datasets.items() if not _has_validation(recipe.data)]
+    if unwatched and (rates or "more_seeds" in content):
+        raise ValueError(f"`data.validation` must be given: the study chooses by it. Got none in {unwatched[0]}.")
+    seeds = _entries("seeds", content.get("seeds", [0]))
+    return Study(
+        str(content["name"]),
+        str(content["about"]),
+        datasets,
+        models,
+        cpu_seconds=_check.positive(f"budget.{BUDGET}", content["budget"][BUDGET]),
+        fit=common,
+        rates=rates,
+        share=share,
+        seeds=tuple(_check.integer("seeds", seed, 0) for seed in seeds),
+        more_seeds=_more_seeds(content.get("more_seeds"), datasets),
+        folder=folder,
+    )
+
+
+def _entries(name: str, given: Any) -> list[Any]:
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"`{name}` must be a list of at least one entry. Got {given!r}.")
+    return given
+
+
+def _dataset(given: Any, folder: Path) -> Recipe:
+    if isinstance(given, str):
+        recipe = read_recipe(folder / given)
+    else:
+        _check.keys("datasets", given, ("name", "about", "data", "data_dir", "evaluate"), required=("name", "data"))
+        check_data(given["data"])
+        further = without(given, "name", "about", "data")
+        recipe = Recipe(str(given["name"]), given.get("about", ""), given["data"], {}, {}, (), **further, folder=folder)
+    if not set_names({"data": recipe.data, "evaluate": recipe.evaluate}):
+        raise ValueError(f"`evaluate` must name a test set. Got none in {recipe.name}.")
+    return replace(recipe, model={}, fit={}, expect=(), seeds=())
+
+
+def _by_name(recipes: Any) -> dict[str, Recipe]:
+    named: dict[str, Recipe] = {}
+    for recipe in recipes:
+        if recipe.name in named:
+            raise ValueError(f"`datasets` must have names of their own. Got {recipe.name!r} twice.")
+        named[recipe.name] = recipe
+    return named
+
+
+def _has_validation(data: Mapping[str, Any]) -> bool:
+    return "validation" in data or bool(data.get("split", {}).get("validation"))
+
+
+def _entry(given: Any) -> Entry:
+    _check.keys("models", given, ("label", "model", "fit"), required=("label", "model"))
+    label, model = str(given["label"]), given["model"]
+    _check.keys("model", model, None)
+    if "import" in model:
+        factory = model["import"]
+        module, colon, name = str(factory).partition(":")
+        words = [*module.split("."), name]
+        if not colon or not all(word.isidentifier() for word in words):
+            raise ValueError(f"`model.import` must be module:factory. Got {factory!r}.")
+    else:
+        check_model(model)
+    _check_fit(f"fit of {label}", given.get("fit", {}))
+    return Entry(label, dict(model), dict(given.get("fit", {})))
+
+
+def _check_fit(name: str, given: Any) -> None:
+    _check.keys(name, given, None)
+    for key in ("epochs", BUDGET):
+        if key in given:
+            raise ValueError(f"`{name}` must leave out {key}: the study's budget says it. Got {given[key]}.")
+    fit_arguments(given)
+
+
+def _tuning(given: Any) -> tuple[tuple[float, ...], float]:
+    if given is None:
+        return (), SHARE
+    _check.keys("tune", given, ("learning_rate", "share"), required=("learning_rate",))
+    rates = _entries("tune.learning_rate", given["learning_rate"])
+    share = _check.share("tune.share", given.get("share", SHARE))
+    return tuple(_check.positive("tune.learning_rate", rate) for rate in rates), share
+
+
+def _more_seeds(given: Any, datasets: Mapping[str, Recipe]) -> MoreSeeds | None:
+    if given is None:
+        return None
+    _check.keys("more_seeds", given, ("count", "leading", "dataset"), required=("count", "leading"))
+    dataset = given.get("dataset")
+    if dataset is not None:
+        _check.choice("more_seeds.dataset", dataset, datasets)
+    count = _check.integer("more_seeds.count", given["count"], 1)
+    return MoreSeeds(count, _check.integer("more_seeds.leading", given["leading"], 1), dataset)

@@ -1,0 +1,176 @@
+"""Boosting: networks that learn in turn what those before them left over."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vcycle import _check
+from vcycle.training.config import FitConfig
+from vcycle.training.fit import fit
+from vcycle.training.operator import TrainedOperator
+
+if TYPE_CHECKING:
+    from vcycle.data import Dataset
+
+ModelFactory = Callable[[int, int], nn.Module]
+"""Makes a network from its numbers of input and output channels."""
+
+
+class BoostedNetwork(nn.Module):
+    """The sum of trained operators, as a network between the normalised functions of the first.
+
+    Parameters
+    ----------
+    stages
+        The operators, in the order of training. All but the first answer with a residual.
+    feed
+        Whether each stage sees, after the input, the sum of the stages before it.
+    """
+
+    def __init__(self, stages: Sequence[TrainedOperator], *, feed: bool) -> None:
+        super().__init__()
+        self.feed = feed
+        self.networks = nn.ModuleList(stage.network for stage in stages)
+        self.inputs = nn.ModuleList(stage.input_normaliser for stage in stages)
+        self.outputs = nn.ModuleList(stage.output_normaliser for stage in stages)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Map ``(batch, in_channels, *space)`` to ``(batch, out_channels, *space)``, both normalised."""
+        total = self.networks[0](u)
+        physical = self.inputs[0].denormalise(u)  # type: ignore[operator]
+        first = self.outputs[0]
+        for network, inputs, outputs in zip(self.networks[1:], self.inputs[1:], self.outputs[1:], strict=True):
+            seen = torch.cat([physical, first.denormalise(total)], 1) if self.feed else physical  # type: ignore[operator]
+            # a residual has no mean of its own: only its scale counts
+            total = total + outputs.denormalise(network(inputs.normalise(seen))) / first.scale  # type: ignore[operator]
+        return total
+
+
+def boost(
+    model_factory: ModelFactory,
+    train: "Dataset",
+    *,
+    epochs: int,
+    stages: int = 2,
+    feed: bool = True,
+    validation: "Dataset | None" = None,
+    seed: int = 0,
+    config: "FitConfig | dict[str, Any] | None" = None,
+    **fit_arguments: Any,
+) -> TrainedOperator:
+    """Train networks one after the other, each on the residual that those before it leave on the training data.
+
+    A network learns the large scales first and small ones hardly at all; a second one for which the small ones are all
+    there is, at unit size, learns them. Memory is that of one network at a time.
+
+    Parameters
+    ----------
+    model_factory
+        Called as ``model_factory(in_channels, out_channels)`` once for each stage, after PyTorch's generator was seeded
+        by stage.
+    train
+        Training data. Later stages are trained on arrays made of it, which know no problem and so no symmetries, unless
+        ``config`` names them.
+    epochs
+        Number of passes over the data in each stage.
+    stages
+        Number of networks.
+    feed
+        Let later stages see the prediction so far, in channels after the input. The paper does not say.
+    validation
+        Data to watch, see :func:`vcycle.fit`; later stages watch its residuals.
+    seed
+        Of the first weights and of training; stage ``k`` trains with ``seed + k``.
+    config
+        As for :func:`vcycle.fit`. Residuals are divided by their root mean square, whatever it says: at unit size they
+        can be learned, and a network that is zero must leave the prediction as it is.
+    **fit_arguments
+        ``loss``, ``batch_size``, ``learning_rate`` and ``progress`` of :func:`vcycle.fit`.
+
+    Returns
+    -------
+    TrainedOperator
+        Whose prediction is the sum of all stages; ``history`` lists the epochs of all, with their ``stage`` from 0. It
+        cannot be saved: its network is not one of ``MODELS``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`vcycle.fit`, or if ``out`` or ``resume`` is given.
+
+    Notes
+    -----
+    Structure inferred: no reference code. Losses relative to the target are relative to the residual in later stages.
+
+    References
+    ----------
+    Qin et al., "Toward a Better Understanding of Fourier Neural Operators from a Spectral Perspective" (SpecBoost),
+    arXiv:2404.07200.
+    """
+    _check.integer("stages", stages, 1)
+    for name in ("out", "resume"):
+        if name in fit_arguments:
+            raise ValueError(f"`{name}` must be left out: a boosted operator cannot be saved. Got it.")
+    settings = FitConfig.of(config)
+    found: list[TrainedOperator] = []
+    pair: tuple[Dataset, Dataset | None] = (train, validation)
+    for stage in range(stages):
+        if found:
+            so_far = boosted(found, feed=feed)
+            pair = (residuals(so_far, train, feed=feed), validation and residuals(so_far, validation, feed=feed))
+            settings = dataclasses.replace(settings, output_normaliser="scale")
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed + stage)
+            model = model_factory(pair[0].inputs.shape[1], train.outputs.shape[1])
+        found.append(
+            fit(
+                model,
+                pair[0],
+                epochs=epochs,
+                validation=pair[1],
+                seed=seed + stage,
+                config=settings,
+                **fit_arguments,
+            )
+        )
+    return boosted(found, feed=feed)
+
+
+def residuals(operator: TrainedOperator, data: "Dataset", *, feed: bool = True) -> "Dataset":
+    """Return what an operator leaves of a dataset's outputs, as a dataset with the same grid and boundary.
+
+    Parameters
+    ----------
+    operator
+        What was trained so far.
+    data
+        The data.
+    feed
+        Put the prediction after the inputs.
+    """
+    from vcycle.data import Dataset
+
+    prediction = operator.predict(data.inputs).double()
+    inputs = torch.cat([data.inputs, prediction], 1) if feed else data.inputs
+    return Dataset.from_arrays(inputs, data.outputs - prediction, grid=data.grid, boundary=data.boundary)
+
+
+def boosted(stages: Sequence[TrainedOperator], *, feed: bool = True) -> TrainedOperator:
+    """Return the sum of trained operators as one: the first, and those trained on :func:`residuals` in turn."""
+    first = stages[0]
+    if len(stages) == 1:
+        return first
+    history = [entry | {"stage": stage} for stage, operator in enumerate(stages) for entry in operator.history]
+    times = {
+        key: sum(operator.metrics.get(key, 0) for operator in stages) for key in ("epochs", "seconds", "cpu_seconds")
+    }
+    return dataclasses.replace(
+        first,
+        network=BoostedNetwork(stages, feed=feed).eval(),
+        training=first.training | {"stages": [operator.training for operator in stages], "feed": feed},
+        metrics=stages[-1].metrics | times,
+        history=history,
+    )

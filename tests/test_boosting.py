@@ -1,0 +1,101 @@
+"""Networks trained on what others leave over."""
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import assert_close
+from vcycle.data import Dataset
+from vcycle.metrics import relative_l2
+from vcycle.training import fit
+from vcycle.training.boosting import boost, boosted, residuals
+
+QUICK = {"epochs": 1, "batch_size": 4, "loss": "l2", "progress": False}
+STILL = {"learning_rate": 1e-20, "config": {"weight_decay": 0.0}}
+
+
+class Tiny(nn.Module):
+    """Two convolutions; the last one may start at zero."""
+
+    def __init__(self, in_channels, out_channels, zero=False):
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, 6, 3, padding=1, padding_mode="circular")
+        self.last = nn.Conv2d(6, out_channels, 3, padding=1, padding_mode="circular")
+        if zero:
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
+
+    def forward(self, u):
+        return self.last(torch.tanh(self.first(u)))
+
+
+def data(count=8, seed=0):
+    u = torch.randn(count, 2, 8, 6, generator=torch.Generator().manual_seed(seed))
+    out = u[:, :1].roll(1, 2) * 3 + 0.3 * u[:, 1:] + 5.0
+    return Dataset.from_arrays(u, out, boundary="neumann")
+
+
+def error(operator, data):
+    return relative_l2(operator.predict(data.inputs).double(), data.outputs).item()
+
+
+@pytest.mark.parametrize("feed", [True, False])
+def test_a_second_stage_that_is_zero_leaves_the_first_as_it_is(feed):
+    train, test = data(), data(seed=1)
+    asked = []
+
+    def factory(in_channels, out_channels):
+        asked.append((in_channels, out_channels))
+        return Tiny(in_channels, out_channels, zero=len(asked) > 1)
+
+    operator = boost(factory, train, feed=feed, seed=3, **QUICK, **STILL)
+    assert asked == [(2, 1), (3 if feed else 2, 1)]
+    torch.manual_seed(3)
+    first = fit(Tiny(2, 1), train, seed=3, **QUICK, **STILL)
+    assert torch.equal(operator.predict(test.inputs), first.predict(test.inputs))
+    assert error(operator, test) == error(first, test) > 0.1
+
+
+@pytest.mark.parametrize("feed", [True, False])
+def test_the_prediction_is_the_sum_of_the_stages(feed):
+    train, test = data(), data(seed=1).inputs
+    torch.manual_seed(0)
+    stages = [fit(Tiny(2, 1), train, **QUICK, learning_rate=1e-2)]
+    expected = stages[0].predict(test)
+    for _ in range(2):
+        so_far = boosted(stages, feed=feed)
+        left = residuals(so_far, train, feed=feed)
+        assert_close(left.outputs, train.outputs - so_far.predict(train.inputs).double(), rtol=1e-6)
+        assert left.inputs.shape[1] == (3 if feed else 2)
+        model = Tiny(left.inputs.shape[1], 1)
+        stages.append(fit(model, left, **QUICK, config={"output_normaliser": "scale"}))
+        seen = torch.cat([test, expected.double()], 1) if feed else test
+        expected = expected + stages[-1].predict(seen)
+    assert_close(boosted(stages, feed=feed).predict(test), expected, rtol=1e-6)
+    assert (expected - stages[0].predict(test)).norm() > 1e-3 * expected.norm()
+
+
+def test_a_stage_learns_what_the_one_before_it_cannot():
+    """The first sees single points, and the data are shifted by one."""
+    train, test, made = data(16), data(16, seed=1), []
+
+    def factory(in_channels, out_channels):
+        made.append(nn.Conv2d(in_channels, out_channels, 1) if not made else Tiny(in_channels, out_channels))
+        return made[-1]
+
+    operator = boost(factory, train, seed=1, **(QUICK | {"epochs": 15, "learning_rate": 2e-2}))
+    first = boost(lambda *channels: nn.Conv2d(*channels, 1), train, stages=1, seed=1, **QUICK)
+    assert error(operator, test) < 0.4 * error(first, test) < 0.4
+
+
+def test_history_tells_the_stages_apart_and_arguments_are_checked():
+    operator = boost(Tiny, data(), stages=2, **QUICK, validation=data(4, seed=2))
+    assert [(entry["stage"], entry["epoch"]) for entry in operator.history] == [(0, 1), (1, 1)]
+    assert all("validation_loss" in entry for entry in operator.history)
+    assert len(operator.training["stages"]) == 2
+    with pytest.raises(ValueError, match=r"`network` must be one of vcycle.models.MODELS"):
+        operator.save("nowhere")
+    with pytest.raises(ValueError, match=r"`out` must be left out"):
+        boost(Tiny, data(), out="somewhere", **QUICK)
+    with pytest.raises(ValueError, match=r"`stages` must be at least 1. Got 0"):
+        boost(Tiny, data(), stages=0, **QUICK)

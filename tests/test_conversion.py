@@ -1,0 +1,172 @@
+"""Networks of images as operators: kernels, strides and whole networks on grids finer than their base."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import assert_close, assert_order
+from vcycle.layers.conversion import InterpolatedConv, ResizedLayer, convert, interpolated_kernel
+from vcycle.layers.local import LocalConv
+from vcycle.models import SRNO, UNet
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def seeded(make):
+    torch.manual_seed(0)
+    return make().double()
+
+
+def waves(n, channels=2):
+    """Smooth periodic functions, their averages over the cells of an n x n grid."""
+    x = 2 * math.pi * (torch.arange(n).double() + 0.5) / n
+    mean = n / math.pi * math.sin(math.pi / n)  # of a wave over a cell, relative to its middle
+    fields = [
+        mean**2 * torch.sin(x + c)[:, None] * torch.cos(x - c) + 0.5 * mean * torch.sin(x)[:, None]
+        for c in range(channels)
+    ]
+    return torch.stack(fields)[None]
+
+
+def coarse(v, n):
+    return F.avg_pool2d(v, v.shape[-1] // n)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_on_its_base_a_converted_convolution_is_the_same_to_the_bit(padding_mode):
+    conv = seeded(lambda: nn.Conv2d(2, 3, (3, 5), padding=(1, 2), padding_mode=padding_mode))
+    v = random(2, 2, 8, 9)
+    assert torch.equal(convert(conv, (8, 9))(v), conv(v))
+    local = seeded(lambda: LocalConv(2, 3, 3, (True, False)))
+    assert torch.equal(InterpolatedConv(local.conv, (8, 9), (True, False))(v), local(v))
+    unet = seeded(lambda: UNet(2, 1, width=4, depth=2, boundary=("periodic", "neumann")))
+    assert torch.equal(convert(unet, (8, 9))(v), unet(v))
+
+
+@pytest.mark.parametrize(("scale", "points"), [(2, 5), (3, 7), (1.5, 5), (0.5, 3), (4, 9)])
+def test_an_interpolated_kernel_has_its_points_and_keeps_every_value_s_share(scale, points):
+    weight = random(2, 3, 3, 5)
+    new = interpolated_kernel(weight, (scale, 1.0))
+    assert new.shape == (2, 3, points, 5)
+    assert_close(new.sum((2, 3)), weight.sum((2, 3)), rtol=1e-13)
+    assert_close(interpolated_kernel(weight.flip(2), (scale, 1.0)), new.flip(2), rtol=1e-13)
+
+
+def test_an_interpolated_kernel_is_linear_between_its_values():
+    new = interpolated_kernel(torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]).double()[None, None], (4,))
+    expected = torch.tensor([0, 0, 0, 0, 0, 1, 2, 3, 4, 3, 2, 1, 0, 0, 0, 0, 0]).double() / 16
+    assert_close(new[0, 0], expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_on_a_finer_grid_a_converted_convolution_is_the_same_up_to_the_spacing(scale):
+    """The error of the converted one falls with the spacing of the base; a plain convolution stays where it was."""
+    sizes, differences, moments = (16, 32, 64, 128), [], []
+    conv = seeded(lambda: nn.Conv2d(2, 3, 5, padding=2, padding_mode="circular"))
+    for n in sizes:
+        with torch.no_grad():
+            base, fine = conv(waves(n)), coarse(convert(conv, (n, n))(waves(scale * n)), n)
+            differences.append(((fine - base).norm() / base.norm()).item())
+            plain = coarse(conv(waves(scale * n)), n)
+            # What a kernel does beyond its integral is a multiple of the spacing, its own on each grid.
+            smooth = (
+                base - (conv.weight.sum((2, 3)) @ waves(n)[0].flatten(1)).reshape(base.shape) - conv.bias[:, None, None]
+            )
+            off = plain - base
+            moments.append((off.norm() / smooth.norm()).item())
+    assert_order(differences, sizes, 1.0)
+    assert differences[-1] < 0.05
+    assert min(moments) > 0.3
+
+
+def test_dividing_by_the_numbers_of_points_does_not_converge():
+    """Why a value's share is kept instead: the rule of the published code is exact for constant kernels alone."""
+    weight = torch.tensor([[[0.0, 1.0, 0.0]]]).double()
+    published = F.interpolate(weight, 5, mode="linear", align_corners=True) * 3 / 5
+    assert published.sum() == pytest.approx(1.2)
+    flat = torch.ones_like(weight)
+    assert_close(F.interpolate(flat, 5, mode="linear", align_corners=True).sum() * 3 / 5, flat.sum())
+
+
+def test_a_patch_embedding_is_an_integral_over_the_patch():
+    embed = seeded(lambda: nn.Conv2d(2, 3, 4, stride=4))
+    converted, v = convert(embed, (8, 12)), random(2, 2, 24, 36)
+    assert isinstance(converted, ResizedLayer)
+    tokens = converted(v)
+    assert tokens.shape == (2, 3, 6, 9)  # three times as many as on the base
+    assert_close(tokens[..., 1::3, 1::3], embed(F.avg_pool2d(v, 3)), rtol=1e-13)  # linear between the base's
+    assert torch.equal(converted(v[..., :8, :12]), embed(v[..., :8, :12]))
+    back = convert(
+        seeded(lambda: nn.Sequential(nn.Conv2d(2, 3, 4, stride=4), nn.ConvTranspose2d(3, 1, 4, stride=4))), (8, 12), 2
+    )
+    assert back(v).shape == (2, 1, 24, 36)
+
+
+def test_a_converted_u_net_keeps_its_output_on_finer_grids():
+    errors = {"converted": [], "plain": []}
+    for n in (32, 64):
+        unet = seeded(lambda: UNet(2, 1, width=6, depth=2, boundary="periodic"))
+        with torch.no_grad():
+            unet.P.conv.weight[:, 2:] = 0  # coordinates jump where the box closes
+            base = unet(waves(n))
+            for name, network in (("converted", convert(unet, (n, n))), ("plain", unet)):
+                errors[name].append(((coarse(network(waves(2 * n)), n) - base).norm() / base.norm()).item())
+    assert errors["converted"][1] < 0.65 * errors["converted"][0]
+    assert errors["converted"][1] < 0.5 * errors["plain"][1]
+
+
+def test_conversion_leaves_the_original_and_says_what_it_cannot_do():
+    unet = seeded(lambda: UNet(2, 1, width=4, depth=1))
+    before = {key: value.clone() for key, value in unet.state_dict().items()}
+    converted = convert(unet, (8, 8))
+    assert not any(isinstance(m, InterpolatedConv) for m in unet.modules())
+    with torch.no_grad():
+        for parameter in converted.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(value, before[key]) for key, value in unet.state_dict().items())
+    with pytest.raises(ValueError, match=r"`in_channels` must be given: `module` does not know its own. Got None"):
+        convert(nn.Sequential(nn.Conv2d(1, 1, 3)), (8, 8))
+    for wrong in (nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3, padding=2, dilation=2), nn.Conv2d(1, 1, 2, padding=1)):
+        with pytest.raises(ValueError, match=r"`module` must have convolutions that keep the size.* Got Conv2d\(1, 1"):
+            convert(nn.Sequential(wrong), (8, 8), 1)
+
+
+# Super-resolution ----------------------------------------------------------------------------------------------------
+
+SMALL = {"width": 8, "depth": 2, "features": 4, "encoder_depth": 1, "heads": 2}
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (13, 9), (6, 9), (8, 12)])
+def test_srno_without_its_last_map_is_linear_interpolation(shape):
+    model, u = seeded(lambda: SRNO(2, 2, boundary="neumann", **SMALL)), random(2, 2, 8, 12)
+    assert (model(u, shape=shape) - F.interpolate(u, shape, mode="bilinear")).norm() > 1e-2 * u.norm()
+    with torch.no_grad():
+        model.Q[2].weight.zero_()
+        model.Q[2].bias.zero_()
+    assert_close(model(u, shape=shape), F.interpolate(u, shape, mode="bilinear"), rtol=1e-12)
+    assert torch.equal(model(u), model(u, shape=u.shape[2:]))
+
+
+def test_srno_around_a_periodic_axis_commutes_with_shifts():
+    model, u = seeded(lambda: SRNO(2, 1, boundary="periodic", **SMALL)), random(1, 2, 8, 6)
+    shifted = model(u.roll((3, 2), (2, 3)), shape=(16, 18))
+    assert_close(shifted, model(u, shape=(16, 18)).roll((6, 6), (2, 3)), rtol=1e-12)
+    assert (model(u, shape=(16, 18)).roll((5, 6), (2, 3)) - shifted).norm() > 1e-2 * shifted.norm()
+
+
+def test_srno_tends_to_a_function_as_its_output_is_refined():
+    model, u = seeded(lambda: SRNO(2, 1, boundary="neumann", **SMALL)), random(1, 2, 6, 6)
+    with torch.no_grad():
+        outputs = [F.avg_pool2d(model(u, shape=(n, n)), n // 12) for n in (24, 48, 96, 192)]
+    steps = [(b - a).norm().item() for a, b in pairwise(outputs)]
+    assert steps[2] < 0.7 * steps[1] < 0.49 * steps[0]
+    with pytest.raises(ValueError, match=r"`shape` must have 2 axes. Got \(3,\)"):
+        model(u, shape=(3,))
+    with pytest.raises(ValueError, match=r"`u` must have shape"):
+        model(u[:, :1], shape=(8, 8))
