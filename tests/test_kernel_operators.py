@@ -119,29 +119,29 @@ def test_radius_limits_a_gno_and_levels_carry_further():
     assert reach(build(MultipoleGNO, 1, 1, depth=1, levels=6, radius=2 / 64, **options), 64) == 63
 
 
-def poisson(samples, n=64):
+def poisson(samples, n):
     """Return sources and solutions of ``-u'' = f``, zero at both walls, as sine series, of unit deviation."""
-    k = torch.arange(1, 9).double()
-    x = (torch.arange(n).double() + 0.5) / n
+    k = torch.arange(1, 9.0)
+    x = (torch.arange(n) + 0.5) / n
     waves = torch.sin(math.pi * k[:, None] * x)
-    amplitudes = random(samples, 8)
+    amplitudes = torch.randn(samples, 8, generator=torch.Generator().manual_seed(0))
     f, u = amplitudes @ waves, (amplitudes / k**2) @ waves
-    return (f / f.std())[:, None].float(), (u / u.std())[:, None].float()
+    return (f / f.std())[:, None], (u / u.std())[:, None]
 
 
 @pytest.mark.full
 def test_far_field_needs_the_coarse_levels():
-    """As many kernels and fewer edges, Poisson in 1-D, 200 steps: 0.61 with levels was measured, 0.87 without."""
-    f, u = poisson(160)
+    """Poisson in 1-D, three points in a ball: one cycle on five levels errs by 0.18, four fine layers by 0.70."""
+    f, u = poisson(160, n=32)
     errors = {}
-    common = {"width": 12, "hidden": 12, "radius": 2 / 64, **WHERE}
-    for model, options in ((GNO, {"depth": 4}), (MultipoleGNO, {"depth": 2, "levels": 5})):
+    common = {"width": 12, "hidden": 4, "radius": 1 / 32, **WHERE}
+    for model, options in ((GNO, {"depth": 4}), (MultipoleGNO, {"depth": 1, "levels": 5})):
         torch.manual_seed(0)
         network = model(1, 1, **common, **options)
-        optimiser = torch.optim.Adam(network.parameters(), 5e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, total_steps=200)
+        optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=1200)
         generator = torch.Generator().manual_seed(0)
-        for _ in range(200):
+        for _ in range(1200):
             rows = torch.randint(0, 128, (16,), generator=generator)
             optimiser.zero_grad()
             relative_l2(network(f[rows]), u[rows]).backward()
@@ -149,7 +149,7 @@ def test_far_field_needs_the_coarse_levels():
             schedule.step()
         with torch.no_grad():
             errors[model] = relative_l2(network(f[128:]), u[128:]).item()
-    assert errors[MultipoleGNO] < 0.8 * errors[GNO], errors
+    assert errors[MultipoleGNO] < errors[GNO] / 3, errors
 
 
 @pytest.mark.parametrize("model", [GNO, LNO, MultipoleGNO])

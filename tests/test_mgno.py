@@ -501,3 +501,15 @@ def test_input_bias_adds_the_input_to_every_hidden_layer():
         for D in model.D:
             D.weight.zero_()
     assert_close(model(a), plain(a), rtol=1e-12)
+
+
+def test_zero_mean_holds_for_the_output_and_is_kept_by_a_step():
+    torch.manual_seed(0)
+    u = torch.randn(2, 1, 8, 12, dtype=torch.float64)
+    solution, step = (
+        MgNO(1, 1, width=4, depth=2, levels=2, boundary="periodic", zero_mean=True, residual=residual).double()
+        for residual in (False, True)
+    )
+    assert solution(u).mean((2, 3)).abs().max() < 1e-15
+    assert_close(step(u).mean((2, 3)), u.mean((2, 3)), rtol=1e-12)
+    assert MgNO(1, 1, width=4, depth=2, levels=2, boundary="periodic").double()(u).mean((2, 3)).abs().max() > 1e-4

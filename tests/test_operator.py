@@ -14,6 +14,7 @@ from helpers import assert_close
 from vcycle.models import MODELS
 from vcycle.problems.problem import FieldInfo
 from vcycle.training import Normaliser, TrainedOperator
+from vcycle.training.export import PhysicalNetwork, export_operator
 from vcycle.training.storage import checksum
 
 
@@ -390,3 +391,24 @@ def test_missing_folders_are_named(tmp_path):
         vc.load(tmp_path / "nowhere")
     with pytest.raises(vc.CheckpointError, match="nowhere is not a saved operator"):
         vc.predict(tmp_path / "nowhere", inputs())
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+def test_exported_mgno_takes_other_numbers_of_samples_and_points(tmp_path, suffix):
+    fields = torch.randn(2, 4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    data = vc.Dataset.from_arrays(*fields)
+    model = MODELS["mgno"](1, 1, width=4, depth=2, levels=3)
+    operator = vc.fit(model, data, epochs=1, progress=False)
+    path = export_operator(operator, tmp_path / f"operator.{suffix}", any_size=True)
+    physical = PhysicalNetwork(operator)
+    for shape in ((4, 1, 16, 16), (1, 1, 32, 20)):
+        a = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            expected = physical(a)
+            if suffix == "pt2":
+                answer = torch.export.load(path).module()(a)
+            else:
+                runtime = pytest.importorskip("onnxruntime")
+                session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+                answer = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: a.numpy()})[0])
+        assert (answer - expected).abs().max() < 1e-5 * expected.abs().max()

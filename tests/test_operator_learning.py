@@ -125,6 +125,7 @@ UNMEASURED = {
     "monet",
     "multipole_gno",
     "neural_spectral",
+    "scot",
     "spectral_refiner",
     "srno",
 }

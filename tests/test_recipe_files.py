@@ -166,10 +166,12 @@ def test_pipe_reads_what_is_converted_as_the_recipe_says(tmp_path):
     assert torch.equal(data.tests["test"].outputs, torch.from_numpy(kept))
 
 
-def test_study_of_the_papers_benchmarks_is_read():
+def test_studies_cover_the_recipes():
     from vcycle.recipes.study import read_study
 
-    study = read_study(ROOT / "benchmarks" / "mgno_paper.yaml")
-    assert set(study.datasets) <= set(NAMES) - {"pipe"}
-    assert len(study.datasets) >= 5
-    assert {entry.label for entry in study.models} >= {"MgNO", "FNO", "U-Net"}
+    names = set()
+    for file in ("mgno_darcy_rough", "mgno_paper", "mgno_free_mean", "mgno_navier_stokes"):
+        study = read_study(ROOT / "benchmarks" / f"{file}.yaml")
+        names |= set(study.datasets)
+        assert {entry.label for entry in study.models} >= {"MgNO", "FNO", "U-Net"}
+    assert names == set(NAMES) - {"pipe"}

@@ -215,25 +215,28 @@ def _chosen(operator: str, dataset: "Dataset", data: str, *, with_training: bool
     return unseen(operator, dataset, data)
 
 
-def export(operator: str, *, out: str) -> Outcome:
-    """Write an operator as a program that PyTorch runs without vcycle, physical units in and out.
+def export(operator: str, *, out: str, any_size: bool = False) -> Outcome:
+    """Write an operator as a program that runs without vcycle, physical units in and out, any number of samples.
 
     Parameters
     ----------
     operator
         Folder of a trained operator.
     out
-        The file to write, ending in .pt2; read it with torch.export.load.
+        The file to write: ending in .pt2 for torch.export.load, in .onnx for ONNX Runtime.
+    any_size
+        Leave the grid's size free too.
     """
     from vcycle.training.export import export_operator
 
-    check_suffix("out", out, ".pt2")
+    if not out.endswith(".onnx"):
+        check_suffix("out", out, ".pt2")
     trained = load_operator(operator)
-    export_operator(trained, out)
-    shape = ["sample", len(trained.input_fields), *trained.grid.shape]
-    return Outcome(
-        f"{out}: inputs {tuple(shape)}, float32; torch.export.load reads it", {"path": out, "input_shape": shape}
-    )
+    export_operator(trained, out, any_size=any_size)
+    sizes = [f"n{axis}" for axis in range(trained.grid.num_axes)] if any_size else trained.grid.shape
+    shape = ["sample", trained.in_channels, *sizes]
+    reader = "ONNX Runtime" if out.endswith(".onnx") else "torch.export.load"
+    return Outcome(f"{out}: inputs {tuple(shape)}, float32; {reader} reads it", {"path": out, "input_shape": shape})
 
 
 def info(path: str | None = None) -> Outcome:

@@ -75,6 +75,9 @@ class MgNO(nn.Module):
         ``"scale"``.
     residual
         Add the first ``out_channels`` input channels to the output, for steps of an evolution.
+    zero_mean
+        Take the mean over all points out of the output, before ``residual`` adds to it: for solutions that are fixed up
+        to a constant and have zero mean, and for steps that keep the mean.
     input_bias
         Let the hidden layers' biases be functions, as in the paper's theory, in place of numbers: linear combinations
         of the input's channels are added before gelu.
@@ -131,6 +134,7 @@ class MgNO(nn.Module):
         transfers: TransferKind | None = None,
         hard_boundary: bool = False,
         residual: bool = False,
+        zero_mean: bool = False,
         input_bias: bool = False,
         num_parameters: int = 0,
         native_shape: Sequence[int] | None = None,
@@ -165,6 +169,7 @@ class MgNO(nn.Module):
         self.kinds, self.centring = kinds, centring
         self.native_shape, self.resampling = _read_native(native_shape, num_axes), resampling
         self.hard_boundary, self.residual, self.checkpoint = hard_boundary, residual, checkpoint
+        self.zero_mean = zero_mean
         self._config = {
             "in_channels": in_channels,
             "out_channels": out_channels,
@@ -180,6 +185,7 @@ class MgNO(nn.Module):
             "transfers": transfers,
             "hard_boundary": hard_boundary,
             "residual": residual,
+            "zero_mean": zero_mean,
             "input_bias": input_bias,
             "num_parameters": num_parameters,
             "native_shape": None if self.native_shape is None else list(self.native_shape),
@@ -288,6 +294,8 @@ class MgNO(nn.Module):
             v = predicted_at_spacing(answers, u, self.W[0].padding, steps)  # type: ignore[arg-type]
         else:
             v = self._network(u, parameters, steps)
+        if self.zero_mean:
+            v = v - v.mean(tuple(range(2, v.ndim)), keepdim=True)
         if self.residual:
             v = v + u[:, : self.out_channels]
         return vanish_on_walls(v, self.kinds, self.centring) if self.hard_boundary else v
