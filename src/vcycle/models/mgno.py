@@ -147,10 +147,9 @@ class MgNO(nn.Module):
         _check.choice("centring", centring, ("cell", "vertex"))
         _check.choice("init", init, INITS)
         _check.choice("resampling", resampling, RESAMPLINGS)
-        for key, count in {"in_channels": in_channels, "out_channels": out_channels}.items():
+        counts = {"in_channels": in_channels, "out_channels": out_channels, "depth": depth, "levels": levels}
+        for key, count in counts.items():
             _check.integer(key, count, 1)
-        _check.integer("depth", depth, 1)
-        _check.integer("levels", levels, 1)
         _check.integer("num_parameters", num_parameters, 0)
         widths = _read_width(width, levels)
         zeros = isinstance(boundary, str) and boundary == "zeros"
@@ -168,8 +167,8 @@ class MgNO(nn.Module):
         self.num_axes, self.periodic = num_axes, (False,) * num_axes if zeros else kinds.periodic
         self.kinds, self.centring = kinds, centring
         self.native_shape, self.resampling = _read_native(native_shape, num_axes), resampling
-        self.hard_boundary, self.residual, self.checkpoint = hard_boundary, residual, checkpoint
-        self.zero_mean = zero_mean
+        self.hard_boundary, self.zero_mean = hard_boundary, zero_mean
+        self.residual, self.checkpoint = residual, checkpoint
         self._config = {
             "in_channels": in_channels,
             "out_channels": out_channels,
