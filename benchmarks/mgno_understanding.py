@@ -1,9 +1,9 @@
 """What MgNO learns and what it does not: errors by frequency, by amount of data, at the walls, and by architecture.
 
-Run ``python benchmarks/mgno_understanding.py``, half an hour on one core, or some parts: ``frequency overfitting
-boundary levels``. Every finished run is written at once to ``docs/figures/mgno-PART.json``, and the same command goes
-on from there; then the figures and the blocks of ``docs/mgno.md`` are made again. ``--plot`` makes only these,
-``--quick`` is for looking whether all works. One thread; the clock is the CPU time of the process.
+Run ``python benchmarks/mgno_understanding.py``, a quarter of an hour on one core, or some parts: ``frequency
+overfitting boundary levels``. Every finished run is written at once to ``docs/figures/mgno-PART.json``, and the same
+command goes on from there; then the figures and the blocks of ``docs/mgno.md`` are made again. ``--plot`` makes only
+these, ``--quick`` is for looking whether all works. One thread; the clock is the CPU time of the process.
 
 Every network trains through :func:`vcycle.fit` on the H1 loss, with one learning rate for all; errors are those of
 validation samples that no training sees.
@@ -49,17 +49,17 @@ class Settings:
     fno_modes: int = 10
     fno_width: int = 24
     batch: int = 16
-    rate: float = 2e-3
+    rate: float = 0.004
     validation: int = 200
     frequency_samples: int = 600
-    frequency_epochs: int = 56
-    overfitting_samples: tuple[int, ...] = (100, 250, 500, 1000, 2000)
-    overfitting_steps: int = 1000
+    frequency_epochs: int = 16
+    overfitting_samples: tuple[int, ...] = (100, 500, 2000)
+    overfitting_steps: int = 300
     boundary_samples: int = 400
-    boundary_epochs: int = 24
+    boundary_epochs: int = 8
     levels_samples: int = 400
-    levels_epochs: int = 20
-    levels_seeds: int = 3
+    levels_epochs: int = 8
+    levels_seeds: int = 1
 
     def of(self, part: str) -> Record:
         """Return what the results of a part depend on."""

@@ -140,4 +140,4 @@ def test_settings_of_a_part_leave_the_others_out(benchmark):
     assert own["levels"] == 5
     assert own["levels_epochs"] == settings.levels_epochs
     assert not [name for name in own if name.startswith(("frequency_", "boundary_", "overfitting_"))]
-    assert settings.of("overfitting")["overfitting_samples"] == [100, 250, 500, 1000, 2000]
+    assert settings.of("overfitting")["overfitting_samples"] == list(settings.overfitting_samples)
