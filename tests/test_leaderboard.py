@@ -233,6 +233,19 @@ def test_filters(write, started, tmp_path):
         run_study(study, tmp_path / "out", only=["their"], progress=False)
 
 
+def test_a_data_set_has_its_own_budget_waits_to_be_asked_for_and_may_have_models_of_its_own(write, started, tmp_path):
+    first = STUDY["datasets"][0]
+    second = first | {"name": "later", "budget": {"cpu_seconds": 0.2}, "on_demand": True}
+    study = write(datasets=[first, second], models=[OUTSIDE, MGNO | {"datasets": ["later"]}])
+    run_study(study, tmp_path / "out", progress=False)
+    assert started == ["theirs/seed-0", "timing"]
+    board = run_study(study, tmp_path / "out", datasets=["later"], progress=False)
+    assert sorted(started[2:]) == ["MgNO/seed-0", "theirs/seed-0", "timing"]
+    job = json.loads((tmp_path / "out" / "cells" / "later" / "theirs" / "seed-0" / "job.json").read_text())
+    assert job["cpu_seconds"] == 0.2
+    assert "darcy 8 0.4, later 0.2 CPU-seconds" in board.to_markdown()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -246,6 +259,8 @@ def test_filters(write, started, tmp_path):
         ({"fit": {"epochs": 3}}, "`fit` must leave out epochs: the study's budget says it. Got 3."),
         ({"fit": {"batchsize": 3}}, "`fit` has no 'batchsize'. Did you mean 'batch_size'?"),
         ({"tune": {"learning_rate": [0.1], "share": 2}}, "`tune.share` must lie between 0 and 1. Got 2."),
+        ({"models": [MGNO | {"datasets": ["x"]}]}, "`datasets of MgNO` must be one of 'darcy 8'. Got 'x'."),
+        ({"datasets": [STUDY["datasets"][0] | {"on_demand": 1}]}, "`on_demand` must be true or false. Got int."),
         ({"seeds": 3}, "`seeds` must be a list of at least one entry. Got 3."),
         ({"more_seeds": {"count": 1, "leading": 1, "dataset": "x"}}, "`more_seeds.dataset` must be one of 'darcy 8'."),
         ({"datasets": [{"name": "x", "data": {"train": "a.pt", "format": "npz"}}]}, "`evaluate` must name a test set."),

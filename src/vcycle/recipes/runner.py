@@ -85,7 +85,8 @@ def run_study(
     out
         Folder for the tables, the generated data and one folder per cell. What has finished is not run again.
     only, datasets
-        Labels of models, and names of data sets, to run; all if empty. The tables show everything that is there.
+        Labels of models, and names of data sets, to run; if empty, all models, and all data sets but those on demand.
+        The tables show everything that is there.
     budget
         CPU seconds of each training, instead of the study's.
     jobs
@@ -115,20 +116,21 @@ def run_study(
     check_folder(out)
     _check.integer("jobs", jobs, 1)
     if budget is not None:
-        study = replace(study, cpu_seconds=_check.positive("budget", budget))
+        study = replace(study, cpu_seconds=dict.fromkeys(study.datasets, _check.positive("budget", budget)))
     for label in only:
         _check.choice("only", label, [entry.label for entry in study.models])
     for name in datasets:
         _check.choice("dataset", name, study.datasets)
     say = say or (lambda line: None)
+    datasets = datasets or [name for name in study.datasets if name not in study.on_demand]
     runner = _Runner(study, Path(out), data_dir, progress=progress)
     chosen = [
         place
         for place in runner.places(study.seeds)
-        if (not only or place.entry.label in only) and (not datasets or place.dataset in datasets)
+        if (not only or place.entry.label in only) and place.dataset in datasets
     ]
     runner.run(chosen, jobs=jobs, redo=redo, say=say)
-    extra = [place for place in runner.further_places() if not datasets or place.dataset in datasets]
+    extra = [place for place in runner.further_places() if place.dataset in datasets]
     runner.run(extra, jobs=jobs, redo=redo, say=say)
     runner.time_together(runner.places(study.seeds), say=say)
     board = runner.leaderboard([*runner.places(study.seeds), *extra])
@@ -153,6 +155,7 @@ class _Runner:
             for seed in seeds
             for name, recipe in study.datasets.items()
             for entry in study.models
+            if not entry.datasets or name in entry.datasets
         ]
 
     def further_places(self) -> list[_Place]:
@@ -182,7 +185,7 @@ class _Runner:
             recipe=_plain(recipe),
             model=entry.model,
             fit=study.fit | entry.fit,
-            cpu_seconds=study.cpu_seconds,
+            cpu_seconds=study.cpu_seconds[name],
             seed=seed,
             rates=[] if "learning_rate" in entry.fit else list(study.rates),
             share=study.share,
@@ -299,7 +302,7 @@ class _Runner:
             standings = [s for entry in study.models if (s := self._standing(name, entry, places, timing)) is not None]
             if standings:
                 boards.append(Board(name, recipe.about, standings, [Row(**row) for row in timing["solvers"]]))
-        settings = {"budget": f"{study.cpu_seconds:g} CPU-seconds a training, one thread"}
+        settings = {"budget": f"{_budgets(study)} CPU-seconds a training, one thread"}
         if study.rates:
             rates = ", ".join(f"{rate:g}" for rate in study.rates)
             settings["learning rate"] = f"chosen from {rates} on validation data, {study.share:.0%} of the budget each"
@@ -358,6 +361,14 @@ class _Process:
 def slug(text: str) -> str:
     """Return a label as the name of a folder."""
     return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "unnamed"
+
+
+def _budgets(study: Study) -> str:
+    """Return the budget in words: one number where it is the same for all data sets."""
+    different = {f"{seconds:g}" for seconds in study.cpu_seconds.values()}
+    if len(different) == 1:
+        return different.pop()
+    return ", ".join(f"{name} {seconds:g}" for name, seconds in study.cpu_seconds.items())
 
 
 def _next(waiting: Sequence[_Place]) -> _Place | None:

@@ -20,6 +20,8 @@ from vcycle.recipes.recipe import (
 
 SHARE = 0.15
 """Of the budget, for each candidate of ``tune``."""
+OF_STUDY = ("budget", "on_demand")
+"""What a study says of a data set besides what a recipe says."""
 SUFFIXES = (".yaml", ".yml")
 
 
@@ -35,11 +37,14 @@ class Entry:
         ``name`` in ``MODELS``, or ``import`` as ``module:factory``, and its arguments.
     fit
         What it trains with besides what is common to all.
+    datasets
+        The only data sets it is for; empty is all.
     """
 
     label: str
     model: dict[str, Any]
     fit: dict[str, Any] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Study:
     models
         The models.
     cpu_seconds
-        Budget of CPU time of each training.
+        Budget of CPU time of each training, by data set.
     fit
         Arguments of :func:`vcycle.fit` and entries of its ``config``, common to all models.
     rates
@@ -85,6 +90,8 @@ class Study:
         One training each.
     more_seeds
         Further ones, or ``None``.
+    on_demand
+        Data sets that are left out unless they are asked for.
     folder
         Where the YAML file lies; factories are imported from there too.
     """
@@ -93,12 +100,13 @@ class Study:
     about: str
     datasets: dict[str, Recipe]
     models: tuple[Entry, ...]
-    cpu_seconds: float
+    cpu_seconds: dict[str, float]
     fit: dict[str, Any] = field(default_factory=dict)
     rates: tuple[float, ...] = ()
     share: float = SHARE
     seeds: tuple[int, ...] = (0,)
     more_seeds: MoreSeeds | None = None
+    on_demand: tuple[str, ...] = ()
     folder: Path = Path()
 
 
@@ -126,11 +134,15 @@ def parse_study(content: Mapping[str, Any], *, folder: Path = Path()) -> Study:
     """
     required = ("name", "about", "datasets", "models", "budget")
     _check.keys("study", content, (*required, "fit", "tune", "seeds", "more_seeds"), required=required)
-    _check.keys("budget", content["budget"], (BUDGET,), required=(BUDGET,))
     common = dict(content.get("fit", {}))
     _check_fit("fit", common)
-    datasets = _by_name(_dataset(given, folder) for given in _entries("datasets", content["datasets"]))
-    models = tuple(_entry(given) for given in _entries("models", content["models"]))
+    given_datasets = _entries("datasets", content["datasets"])
+    datasets = _by_name(_dataset(given, folder) for given in given_datasets)
+    budgets = [
+        content["budget"] if isinstance(given, str) else given.get("budget", content["budget"])
+        for given in given_datasets
+    ]
+    models = tuple(_entry(given, datasets) for given in _entries("models", content["models"]))
     labels = [entry.label for entry in models]
     repeated = [label for label in labels if labels.count(label) > 1]
     if repeated:
@@ -145,12 +157,13 @@ def parse_study(content: Mapping[str, Any], *, folder: Path = Path()) -> Study:
         str(content["about"]),
         datasets,
         models,
-        cpu_seconds=_check.positive(f"budget.{BUDGET}", content["budget"][BUDGET]),
+        cpu_seconds=dict(zip(datasets, map(_budget, budgets), strict=True)),
         fit=common,
         rates=rates,
         share=share,
         seeds=tuple(_check.integer("seeds", seed, 0) for seed in seeds),
         more_seeds=_more_seeds(content.get("more_seeds"), datasets),
+        on_demand=tuple(name for name, given in zip(datasets, given_datasets, strict=True) if _on_demand(given)),
         folder=folder,
     )
 
@@ -165,13 +178,25 @@ def _dataset(given: Any, folder: Path) -> Recipe:
     if isinstance(given, str):
         recipe = read_recipe(folder / given)
     else:
-        _check.keys("datasets", given, ("name", "about", "data", "data_dir", "evaluate"), required=("name", "data"))
+        known = ("name", "about", "data", "data_dir", "evaluate", *OF_STUDY)
+        _check.keys("datasets", given, known, required=("name", "data"))
         check_data(given["data"])
-        further = without(given, "name", "about", "data")
+        further = without(given, "name", "about", "data", *OF_STUDY)
         recipe = Recipe(str(given["name"]), given.get("about", ""), given["data"], {}, {}, (), **further, folder=folder)
     if not set_names({"data": recipe.data, "evaluate": recipe.evaluate}):
         raise ValueError(f"`evaluate` must name a test set. Got none in {recipe.name}.")
     return replace(recipe, model={}, fit={}, expect=(), seeds=())
+
+
+def _budget(given: Any) -> float:
+    _check.keys("budget", given, (BUDGET,), required=(BUDGET,))
+    return _check.positive(f"budget.{BUDGET}", given[BUDGET])
+
+
+def _on_demand(given: Any) -> bool:
+    asked = False if isinstance(given, str) else given.get("on_demand", False)
+    _check.instance("on_demand", asked, bool, "true or false")
+    return asked
 
 
 def _by_name(recipes: Any) -> dict[str, Recipe]:
@@ -187,8 +212,8 @@ def _has_validation(data: Mapping[str, Any]) -> bool:
     return "validation" in data or bool(data.get("split", {}).get("validation"))
 
 
-def _entry(given: Any) -> Entry:
-    _check.keys("models", given, ("label", "model", "fit"), required=("label", "model"))
+def _entry(given: Any, datasets: Mapping[str, Recipe]) -> Entry:
+    _check.keys("models", given, ("label", "model", "fit", "datasets"), required=("label", "model"))
     label, model = str(given["label"]), given["model"]
     _check.keys("model", model, None)
     if "import" in model:
@@ -200,7 +225,10 @@ def _entry(given: Any) -> Entry:
     else:
         check_model(model)
     _check_fit(f"fit of {label}", given.get("fit", {}))
-    return Entry(label, dict(model), dict(given.get("fit", {})))
+    only = _entries("datasets", given["datasets"]) if "datasets" in given else []
+    for name in only:
+        _check.choice(f"datasets of {label}", name, datasets)
+    return Entry(label, dict(model), dict(given.get("fit", {})), tuple(only))
 
 
 def _check_fit(name: str, given: Any) -> None:
