@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+import vcycle
 from helpers import assert_close
+from vcycle import recipes
 from vcycle.data import Dataset
 from vcycle.metrics import relative_l2
 from vcycle.training import fit
@@ -95,7 +97,28 @@ def test_history_tells_the_stages_apart_and_arguments_are_checked():
     assert len(operator.training["stages"]) == 2
     with pytest.raises(ValueError, match=r"`network` must be one of vcycle.models.MODELS"):
         operator.save("nowhere")
-    with pytest.raises(ValueError, match=r"`out` must be left out"):
-        boost(Tiny, data(), out="somewhere", **QUICK)
     with pytest.raises(ValueError, match=r"`stages` must be at least 1. Got 0"):
         boost(Tiny, data(), stages=0, **QUICK)
+
+
+def test_stages_take_the_scalars_of_every_sample_and_are_saved_and_resumed(tmp_path):
+    train = data()
+    train = Dataset.from_arrays(train.inputs, train.outputs, boundary="neumann", parameters={"nu": torch.rand(8)})
+    arguments = {"model": "resnet", "out": tmp_path, "model_args": {"width": 4, "depth": 1}, "progress": False}
+    arguments["fit_args"] = {"epochs": 4, "stages": 2, "batch_size": 4}
+    operator = recipes.train(train, **arguments)
+    assert [entry["stage"] for entry in operator.history] == [0, 0, 1, 1]
+    scalars = operator.parameters_of(train)
+    predicted = operator.predict(train.inputs, scalars)
+    assert (operator.predict(train.inputs, scalars.flip(0)) - predicted).norm() > 1e-6 * predicted.norm()
+    read = vcycle.load(tmp_path)
+    assert torch.equal(read.predict(train.inputs, scalars), predicted)
+    second = read.network.networks[1]
+    assert second.in_channels == 3
+    for parameter in second.parameters():  # without the second stage it is another map
+        parameter.data.zero_()
+    assert not torch.equal(read.predict(train.inputs, scalars), predicted)
+    before = (tmp_path / "stage-1" / "operator" / "weights.safetensors").stat().st_mtime_ns
+    again = recipes.train(train, **arguments)
+    assert (tmp_path / "stage-1" / "operator" / "weights.safetensors").stat().st_mtime_ns == before
+    assert torch.equal(again.predict(train.inputs, scalars), predicted)

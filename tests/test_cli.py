@@ -411,6 +411,16 @@ def test_options_said_twice_both_count(workplace, capsys, tmp_path):
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
+def test_a_boosted_operator_within_a_budget_is_used_like_any_other(workplace, capsys, tmp_path):
+    data, out = str(workplace / "darcy.zarr"), str(tmp_path / "run")
+    fit = ["--fit-args", "cpu_seconds=0.5", "stages=2", "batch_size=4"]
+    run_json(capsys, "train", data, "--out", out, "--test", "4", "--model", "resnet", "--model-args", "width=4", *fit)
+    described = run_json(capsys, "info", out)
+    assert described["model"] == "BoostedNetwork"
+    assert [stage["model"]["name"] for stage in described["arguments"]["stages"]] == ["resnet", "resnet"]
+    assert 0 < run_json(capsys, "evaluate", out, data)["relative_l2"] < 10
+
+
 def test_conversion_does_not_overwrite(workplace, capsys, tmp_path):
     (tmp_path / "mine.pt").write_text("mine")
     fails(capsys, ["convert", str(workplace / "darcy.zarr"), "--out", str(tmp_path / "mine.pt")], "mine.pt exists.")

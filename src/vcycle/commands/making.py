@@ -196,7 +196,7 @@ def train(
     model
         The model; mgno if nothing is said. A wrong name gets all of them listed.
     epochs
-        Passes over the training samples; 50 if nothing is said.
+        Passes over the training samples; 50 if neither this nor --fit-args cpu_seconds is said.
     test
         Samples kept back, which evaluate uses; none if nothing is said.
     validation
@@ -206,7 +206,8 @@ def train(
     model_args
         Further arguments of the model, such as levels=4 width=24.
     fit_args
-        Further arguments of the training, such as loss=l2 batch_size=16 learning_rate=0.002.
+        Further arguments of the training, such as loss=l2 batch_size=16 learning_rate=0.002; cpu_seconds=60 trains for
+        as many epochs as fit into that, stages=2 boosts a network by a second one.
     """
     from vcycle import recipes
     from vcycle.training.resume import check_folder
@@ -233,9 +234,15 @@ def train(
         validation or 0,
         seed or 0,
         model_args=read_pairs("model_args", model_args),
-        fit_args={"epochs": DEFAULT_EPOCHS if epochs is None else epochs} | further,
+        fit_args=_length(epochs, further) | further,
     )
     return _train(open_data(data), data, out, asked)
+
+
+def _length(epochs: int | None, further: Mapping[str, Any]) -> dict[str, int]:
+    if epochs is not None:
+        return {"epochs": epochs}
+    return {} if "cpu_seconds" in further else {"epochs": DEFAULT_EPOCHS}
 
 
 def _leave_to_the_recipe(choices: Mapping[str, Any]) -> None:
@@ -273,7 +280,7 @@ def _train(dataset: "Dataset", path: str, out: str, asked: _Training) -> Outcome
     write_json(Path(out) / RUN_FILE, {"data": path, **record})
     num_seen = len(record["trained_on"])
     left = len(dataset) - num_seen
-    trained = f"{asked.model} trained on {len(seen)} samples for {asked.fit_args['epochs']} epochs"
+    trained = f"{asked.model} trained on {len(seen)} samples for {operator.metrics['epochs']} epochs"
     text = f"{trained}: {out}; {left} samples of {path} are unseen"
     return Outcome(text, {"path": out, "trained_on": num_seen, "unseen": left, "metrics": dict(operator.metrics)})
 

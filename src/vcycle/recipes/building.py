@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,7 @@ from vcycle.recipes.recipe import (
     BUDGET,
     DATA_VARIABLE,
     GRID_KEYS,
+    STAGES,
     STARTS,
     Recipe,
     check_problem,
@@ -163,7 +165,9 @@ def train(
         Further arguments of the model, see :func:`build_model`.
     fit_args
         Arguments of :func:`vcycle.fit` and entries of its ``config``, side by side; ``cpu_seconds`` instead of
-        ``epochs`` trains for as many epochs as fit, see :func:`vcycle.training.budget.epochs_within`.
+        ``epochs`` trains for as many epochs as fit, see :func:`vcycle.training.budget.epochs_within`; ``stages``
+        divides the epochs among so many networks, each on the residual of those before it, see
+        :func:`vcycle.training.boosting.boost`.
     validation
         Data to watch.
     seed
@@ -182,15 +186,26 @@ def train(
         If an argument is unknown or not usable, or ``out`` holds another run.
     """
     from vcycle.training import fit
+    from vcycle.training.boosting import boost
     from vcycle.training.budget import budget_in
 
     arguments = fit_arguments(fit_args)
+    stages = arguments.pop(STAGES, 1)
     network = build_model(model, data, model_args, seed=seed)
     seconds = arguments.pop(BUDGET, None)
     if seconds is not None:
         chosen = budget_in(out, network, data, cpu_seconds=seconds, validation=validation, seed=seed, **arguments)
         arguments["epochs"] = chosen.epochs
-    return fit(network, data, out=out, resume=True, validation=validation, seed=seed, progress=progress, **arguments)
+    arguments |= {"out": out, "resume": True, "validation": validation, "seed": seed, "progress": progress}
+    if stages == 1:
+        return fit(network, data, **arguments)
+    arguments["epochs"] = max(1, arguments["epochs"] // stages)
+    seeds = count(seed)
+
+    def stage(in_channels: int, out_channels: int) -> "nn.Module":
+        return build_model(model, data, {**model_args, "in_channels": in_channels}, seed=next(seeds))
+
+    return boost(stage, data, stages=stages, **arguments)
 
 
 def read_data(path: str | Path, data_format: str | None = None, *, name: str = "path") -> "Dataset":

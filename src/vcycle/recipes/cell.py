@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from vcycle import __version__, _check
 from vcycle._files import write_json
 from vcycle.recipes.building import RecipeData, load_data, train
-from vcycle.recipes.recipe import BUDGET, Recipe, fit_arguments, tuples, without
+from vcycle.recipes.recipe import BUDGET, STAGES, Recipe, fit_arguments, tuples, without
 from vcycle.recipes.running import numbers
 
 if TYPE_CHECKING:
@@ -207,6 +207,8 @@ def _trained_outside(
     from vcycle.training import fit
     from vcycle.training.budget import budget_in
 
+    if STAGES in settings:
+        raise ValueError(f"`{STAGES}` must be left out for a model of another package. Got {settings[STAGES]}.")
     network = build_outside(cell.model, data.train, seed=cell.seed)
     arguments = fit_arguments(settings) | {"validation": data.validation, "seed": cell.seed}
     epochs = budget_in(folder, network, data.train, cpu_seconds=seconds, **arguments).epochs

@@ -14,6 +14,8 @@ GRID_KEYS = ("extent", "centring", "periodic")
 FIT_BY_US = ("model", "train", "validation", "seed", "config", "out", "resume", "progress")
 BUDGET = "cpu_seconds"
 """Instead of ``epochs``: as many as fit."""
+STAGES = "stages"
+"""Of boosting: among so many networks the epochs are divided."""
 Say = Callable[[str], None]
 STARTS = ("solver",)
 """Ways to choose first weights that need the problem."""
@@ -181,7 +183,7 @@ def set_names(content: Mapping[str, Any]) -> list[str]:
 def fit_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """Sort arguments of :func:`vcycle.fit` and entries of its ``config``, given side by side.
 
-    ``cpu_seconds``, which takes the place of ``epochs``, stays as it is.
+    ``cpu_seconds``, which takes the place of ``epochs``, and ``stages`` of boosting stay as they are.
 
     Raises
     ------
@@ -192,7 +194,9 @@ def fit_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
     further = list(FitConfig.__dataclass_fields__)
     own = [name for name in inspect.signature(fit).parameters if name not in FIT_BY_US]
-    _check.keys("fit", given, [*own, BUDGET, *further])
+    _check.keys("fit", given, [*own, BUDGET, STAGES, *further])
+    if STAGES in given:
+        _check.integer(f"fit.{STAGES}", given[STAGES], 1)
     if BUDGET in given:
         _check.positive(f"fit.{BUDGET}", given[BUDGET])
         if "epochs" in given:

@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vcycle import _check
 from vcycle.training.config import FitConfig
 from vcycle.training.fit import fit
+from vcycle.training.networks import BoostedNetwork
 from vcycle.training.operator import TrainedOperator
 
 if TYPE_CHECKING:
@@ -17,36 +19,6 @@ if TYPE_CHECKING:
 
 ModelFactory = Callable[[int, int], nn.Module]
 """Makes a network from its numbers of input and output channels."""
-
-
-class BoostedNetwork(nn.Module):
-    """The sum of trained operators, as a network between the normalised functions of the first.
-
-    Parameters
-    ----------
-    stages
-        The operators, in the order of training. All but the first answer with a residual.
-    feed
-        Whether each stage sees, after the input, the sum of the stages before it.
-    """
-
-    def __init__(self, stages: Sequence[TrainedOperator], *, feed: bool) -> None:
-        super().__init__()
-        self.feed = feed
-        self.networks = nn.ModuleList(stage.network for stage in stages)
-        self.inputs = nn.ModuleList(stage.input_normaliser for stage in stages)
-        self.outputs = nn.ModuleList(stage.output_normaliser for stage in stages)
-
-    def forward(self, u: Tensor) -> Tensor:
-        """Map ``(batch, in_channels, *space)`` to ``(batch, out_channels, *space)``, both normalised."""
-        total = self.networks[0](u)
-        physical = self.inputs[0].denormalise(u)  # type: ignore[operator]
-        first = self.outputs[0]
-        for network, inputs, outputs in zip(self.networks[1:], self.inputs[1:], self.outputs[1:], strict=True):
-            seen = torch.cat([physical, first.denormalise(total)], 1) if self.feed else physical  # type: ignore[operator]
-            # a residual has no mean of its own: only its scale counts
-            total = total + outputs.denormalise(network(inputs.normalise(seen))) / first.scale  # type: ignore[operator]
-        return total
 
 
 def boost(
@@ -59,6 +31,7 @@ def boost(
     validation: "Dataset | None" = None,
     seed: int = 0,
     config: "FitConfig | dict[str, Any] | None" = None,
+    out: str | Path | None = None,
     **fit_arguments: Any,
 ) -> TrainedOperator:
     """Train networks one after the other, each on the residual that those before it leave on the training data.
@@ -87,19 +60,20 @@ def boost(
     config
         As for :func:`vcycle.fit`. Residuals are divided by their root mean square, whatever it says: at unit size they
         can be learned, and a network that is zero must leave the prediction as it is.
+    out
+        Folder for the operator, with a folder ``stage-0``, ``stage-1``... of every stage's training.
     **fit_arguments
-        ``loss``, ``batch_size``, ``learning_rate`` and ``progress`` of :func:`vcycle.fit`.
+        ``loss``, ``batch_size``, ``learning_rate``, ``resume`` and ``progress`` of :func:`vcycle.fit`.
 
     Returns
     -------
     TrainedOperator
-        Whose prediction is the sum of all stages; ``history`` lists the epochs of all, with their ``stage`` from 0. It
-        cannot be saved: its network is not one of ``MODELS``.
+        Whose prediction is the sum of all stages; ``history`` lists the epochs of all, with their ``stage`` from 0.
 
     Raises
     ------
     ValueError
-        As :func:`vcycle.fit`, or if ``out`` or ``resume`` is given.
+        As :func:`vcycle.fit`.
 
     Notes
     -----
@@ -111,9 +85,6 @@ def boost(
     arXiv:2404.07200.
     """
     _check.integer("stages", stages, 1)
-    for name in ("out", "resume"):
-        if name in fit_arguments:
-            raise ValueError(f"`{name}` must be left out: a boosted operator cannot be saved. Got it.")
     settings = FitConfig.of(config)
     found: list[TrainedOperator] = []
     pair: tuple[Dataset, Dataset | None] = (train, validation)
@@ -133,10 +104,14 @@ def boost(
                 validation=pair[1],
                 seed=seed + stage,
                 config=settings,
+                out=None if out is None else Path(out) / f"stage-{stage}",
                 **fit_arguments,
             )
         )
-    return boosted(found, feed=feed)
+    operator = boosted(found, feed=feed)
+    if out is not None:
+        operator.save(Path(out) / "operator")
+    return operator
 
 
 def residuals(operator: TrainedOperator, data: "Dataset", *, feed: bool = True) -> "Dataset":
@@ -153,9 +128,11 @@ def residuals(operator: TrainedOperator, data: "Dataset", *, feed: bool = True) 
     """
     from vcycle.data import Dataset
 
-    prediction = operator.predict(data.inputs).double()
+    prediction = operator.predict(data.inputs, operator.parameters_of(data)).double()
     inputs = torch.cat([data.inputs, prediction], 1) if feed else data.inputs
-    return Dataset.from_arrays(inputs, data.outputs - prediction, grid=data.grid, boundary=data.boundary)
+    scalars = {} if data.parameters is None else dict(zip(data.parameter_names, data.parameters.T, strict=True))
+    left = data.outputs - prediction
+    return Dataset.from_arrays(inputs, left, grid=data.grid, boundary=data.boundary, parameters=scalars)
 
 
 def boosted(stages: Sequence[TrainedOperator], *, feed: bool = True) -> TrainedOperator:
@@ -169,7 +146,7 @@ def boosted(stages: Sequence[TrainedOperator], *, feed: bool = True) -> TrainedO
     }
     return dataclasses.replace(
         first,
-        network=BoostedNetwork(stages, feed=feed).eval(),
+        network=BoostedNetwork.of(stages, feed=feed).eval(),
         training=first.training | {"stages": [operator.training for operator in stages], "feed": feed},
         metrics=stages[-1].metrics | times,
         history=history,

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vcycle import __version__, _check, models
+from vcycle import __version__, _check
 from vcycle.boundary import Boundary
 from vcycle.errors import CheckpointError
 from vcycle.grid import Grid
 from vcycle.problems.problem import FieldInfo
+from vcycle.training.networks import describe, rebuilt, unfilled
 from vcycle.training.normaliser import Normaliser
 from vcycle.training.rollout import Step, first_overflow, unroll_finite
 from vcycle.training.storage import fill, is_operator, listed, one_line, read_folder, write_folder
@@ -280,7 +281,7 @@ class TrainedOperator:
         Raises
         ------
         ValueError
-            If the path exists and is no operator's folder, or the network is not one of ``MODELS``.
+            If the path exists and is no operator's folder, or the network is not one of ``MODELS``, or a sum of such.
         """
         path = Path(path)
         write_folder(path, self._describe(), self._parts().state_dict())
@@ -318,15 +319,10 @@ class TrainedOperator:
         return nn.ModuleDict(parts)
 
     def _describe(self) -> dict[str, Any]:
-        name = next((name for name, model in models.MODELS.items() if type(self.network) is model), None)
-        if name is None:
-            raise ValueError(
-                f"`network` must be one of vcycle.models.MODELS to be saved. Got {type(self.network).__name__}."
-            )
         return {
             "format": FORMAT,
             "version": __version__,
-            "model": {"name": name, "config": self.network.config()},  # type: ignore[operator]
+            "model": describe(self.network),
             "normalisers": {
                 "input": list(self.input_normaliser.mean.shape),
                 "output": list(self.output_normaliser.mean.shape),
@@ -349,17 +345,13 @@ class TrainedOperator:
             raise ValueError(
                 f"format {description['format']} is not {FORMAT}, it was written by vcycle {description['version']}"
             )
-        name = _check.choice("model", description["model"]["name"], models.MODELS)
         grid = Grid(**description["grid"])
-        # building draws initial weights, which are then overwritten: the caller's random state must not notice
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            network = models.MODELS[name](**description["model"]["config"])
         shapes = description["normalisers"]
         names = tuple(description.get("parameters", ()))  # which operators of before there were any do not have
         return cls(
-            network,
-            _unfilled(shapes["input"]),
-            _unfilled(shapes["output"]),
+            rebuilt(description["model"]),
+            unfilled(shapes["input"]),
+            unfilled(shapes["output"]),
             grid=grid,
             boundary=Boundary.of(description["boundary"], grid.num_axes),
             input_fields=tuple(FieldInfo(**info) for info in description["input_fields"]),
@@ -369,13 +361,8 @@ class TrainedOperator:
             metrics=description["metrics"],
             history=description["history"],
             parameter_names=names,
-            parameter_normaliser=_unfilled([len(names)]) if names else None,
+            parameter_normaliser=unfilled([len(names)]) if names else None,
         )
-
-
-def _unfilled(shape: Sequence[int]) -> Normaliser:
-    sizes = tuple(_check.integer("normalisers", size, 1) for size in shape)
-    return Normaliser(torch.zeros(sizes), torch.ones(sizes))
 
 
 def _not_finite(fields: Tensor) -> list[int]:
