@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ class T1(GridModel):
     Coefficients ``z`` of the lifted input (cosine series, Fourier series on periodic axes, orthonormal for the mean
     over the box) pass layers ``z <- z + M_l gelu(A_l z)``, where ``A_l`` mixes the channels of every coefficient with
     its own matrix and ``M_l`` mixes the coefficients of every channel along each axis, and a head that maps the
-    channels of every coefficient.
+    channels of every coefficient, with one nonlinear layer.
 
     Parameters
     ----------
@@ -37,6 +37,8 @@ class T1(GridModel):
         Channels of the hidden coefficients.
     depth
         Number of layers.
+    head
+        ``"gelu"``: a network with a gelu, plus a linear map; ``"sine"``: the authors', a sine between two linear maps.
     boundary
         Kinds of the unknown's faces: they choose the series.
     centring, num_axes
@@ -47,13 +49,18 @@ class T1(GridModel):
     Raises
     ------
     ValueError
-        If a count is not positive.
+        If a count is not positive or ``head`` is unknown.
 
     Notes
     -----
     Differs from the authors' code in: Fourier series on periodic axes; coefficients that do not grow with the number of
-    points, so that the nonlinearity means the same on every grid; a gelu in the head too, which is added to a linear
-    map. The output has no more than ``modes`` coefficients per axis: finer detail than that cannot be represented.
+    points, so that the nonlinearity means the same on every grid; coordinates of the points where the functions are
+    known, not from 0 to 1; a gelu in the head too, which is added to a linear map, unless ``head="sine"``. The output
+    has no more than ``modes`` coefficients per axis: finer detail than that cannot be represented.
+
+    Checked against the authors' whole two-dimensional network with converted weights: with ``head="sine"``, on cells,
+    the outputs agree to rounding. For a given grid the growth of the coefficients and the other range of the
+    coordinates go into the weights.
 
     References
     ----------
@@ -70,6 +77,7 @@ class T1(GridModel):
         modes: int | Sequence[int] = 16,
         width: int = 24,
         depth: int = 4,
+        head: Literal["gelu", "sine"] = "gelu",
         boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
         centring: Centring = "cell",
         num_axes: int = 2,
@@ -87,16 +95,18 @@ class T1(GridModel):
             modes=[_check.integer("modes", k, 1) for k in modes],
             width=width,
             depth=depth,
+            head=_check.choice("head", head, ("gelu", "sine")),
         )
         d, self.modes = self.num_axes, tuple(modes)
         self.P = pointwise(in_channels + d, width, d)
         # The variance of coefficients is kept by every mixing of channels, whatever the number of modes.
         self.A = nn.ParameterList(torch.randn(width, width, *modes) / math.sqrt(width) for _ in range(depth))
         self.M = nn.ModuleList(AxialMix(width, self.modes) for _ in range(depth))
+        between = _Sine() if head == "sine" else nn.GELU()
         self.Q = nn.Sequential(
-            pointwise(width, 128, d, bias=False), nn.GELU(), pointwise(128, out_channels, d, bias=False)
+            pointwise(width, 128, d, bias=False), between, pointwise(128, out_channels, d, bias=False)
         )
-        self.linear = pointwise(width, out_channels, d, bias=False)
+        self.linear = pointwise(width, out_channels, d, bias=False) if head == "gelu" else None
 
     def coefficients(self, v: Tensor) -> Tensor:
         """Return the coefficients ``(batch, channel, *modes)`` of functions on the grid."""
@@ -118,7 +128,13 @@ class T1(GridModel):
             z = self.coefficients(single(v))
             for A, M in zip(self.A, self.M, strict=True):
                 z = z + M(F.gelu(torch.einsum("bi...,io...->bo...", z, A)))
-            return self.evaluate(self.Q(z) + self.linear(z), shape).to(v.dtype)
+            z = self.Q(z) if self.linear is None else self.Q(z) + self.linear(z)
+            return self.evaluate(z, shape).to(v.dtype)
 
     def _series(self, v: Tensor, axis: int, n: int, modes: int) -> tuple[Tensor, Tensor]:
         return series(v, n, n, periodic=self.periodic[axis], centring=self.centring, modes=modes)
+
+
+class _Sine(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return z.sin()
