@@ -148,7 +148,7 @@ def test_window_attention_is_the_sum_over_the_points_of_a_window(shape, shift):
         for axis, n in enumerate(shape):  # the nearer way around where windows close
             if periodic[axis] and n > window:
                 offsets[:, axis] = (offsets[:, axis] + n / 2) % n - n / 2
-        scaled = offsets * 8 / (window - 1)
+        scaled = offsets * 8 / torch.tensor([min(n, window) - 1 for n in shape])
         bias = 16 * layer.bias(scaled.sign() * (1 + scaled.abs()).log2() / 3).sigmoid()
         scores = layer.sharpness.exp().flatten() * torch.einsum("hd,jhd->jh", query[i], keys[members]) + bias
         mixed[i] = torch.einsum("jh,jhd->hd", scores.softmax(0), value[members])

@@ -15,7 +15,8 @@ class WindowAttention(nn.Module):
     r"""Cosine attention among the points of a window, with a bias that a network makes of their distance.
 
     Per head :math:`\mathrm{softmax}(\tau \cos(q_i, k_j) + b(x_i - x_j)) v_j` over the points j of the window of point
-    i. The network of the bias sees signed logarithms of the offsets, and gives at most 16.
+    i. The network of the bias sees signed logarithms of the offsets, which reach from -1 to 1 across the window, and
+    gives at most 16.
 
     Windows start at the lower faces, or with ``shift`` at ``shift - window``. Around a periodic axis they close; at a
     wall they are cut, and nothing is attended to beyond it. Any number of points works: the last window is cut too, and
@@ -80,8 +81,10 @@ class WindowAttention(nn.Module):
 
     def _bias(self, sizes: list[int], v: Tensor) -> Tensor:
         """Return the bias ``(head, point, point)`` of a window of given sizes."""
-        offsets = [torch.arange(1 - w, w, device=v.device, dtype=self.sharpness.dtype) for w in sizes]
-        table = torch.stack(torch.meshgrid(*offsets, indexing="ij"), -1).flatten(0, -2) * (8 / (self.window - 1))
+        offsets = [
+            torch.arange(1 - w, w, device=v.device, dtype=self.sharpness.dtype) * (8 / max(w - 1, 1)) for w in sizes
+        ]
+        table = torch.stack(torch.meshgrid(*offsets, indexing="ij"), -1).flatten(0, -2)
         table = table.sign() * (1 + table.abs()).log2() / 3.0  # log2(8) = 3
         table = 16 * self.bias(table).sigmoid()
         place = torch.stack(

@@ -57,11 +57,12 @@ class AFNO(GridModel):
 
     Notes
     -----
-    Differs from the authors' code in: positions are a learned map of random Fourier features of the place, not a table,
-    which would tie it to one grid (without them the mixer, which is the same for all frequencies, could not tell them
-    apart); coefficients are those of the function, not growing with the number of points, and the
-    threshold is scaled to that; weights start with unit gain and no bias. A patch is a number of points, so that the
-    map changes with the grid.
+    Checked against FourCastNet's code with converted weights: the whole network, to 1e-12, on an odd number of tokens
+    per axis; on an even one theirs keeps the highest frequency too. Differs from it in: positions are a learned map of
+    random Fourier features of the place, not a table, which would tie it to one grid (without them the mixer, which is
+    the same for all frequencies, could not tell them apart); coefficients are those of the function, not growing with
+    the number of points, and the threshold is scaled to that; weights start with unit gain and no bias. A patch is a
+    number of points, so that the map changes with the grid.
 
     References
     ----------

@@ -51,9 +51,11 @@ class SFNO(GridModel):
 
     Notes
     -----
-    Differs from the authors' code in: real multipliers, since complex ones turn with the axis; amplitudes exact on the
-    grid of the data, where the code has quadrature and an inner Gauss grid; no normalisation of layers; coordinates
-    instead of learned positions.
+    Checked against the code in torch-harmonics with converted weights: the whole network, to 1e-12, given real
+    multipliers, exact amplitudes and one grid. Differs from it in just these: real multipliers, since complex ones turn
+    with the axis; amplitudes exact on the grid of the data, where the code has quadrature and an inner Gauss grid; and
+    in the gelu and the pointwise map ``W_l`` before ``M_l``, networks as encoder and decoder, coordinates instead of
+    learned positions, and no normalisation of layers as an option.
 
     References
     ----------
