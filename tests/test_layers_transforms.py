@@ -125,6 +125,18 @@ def test_resampling_to_a_coarse_grid_does_not_alias():
     assert fast[..., ::2].abs().max() == 1.0  # taking every second point does
 
 
+@pytest.mark.parametrize("n", [8, 9])
+@pytest.mark.parametrize(("centring", "offset"), [("vertex", 0), ("cell", 1)])
+@pytest.mark.parametrize("periodic", [True, False])
+def test_refinement_interpolates_and_comes_back(n, centring, offset, periodic):
+    """Three times as many points: cells keep their centres, every third one; also waves of period two."""
+    u = random(2, 1, n)
+    m = 3 * n if periodic or centring == "cell" else 3 * n - 2
+    fine = resample(u, (m,), (periodic,), centring)
+    assert_close(fine[..., offset::3], u, rtol=1e-12)
+    assert_close(resample(fine, (n,), (periodic,), centring), u, rtol=1e-12)
+
+
 def test_along_multiplies_the_axis_that_is_named():
     v, matrix = random(2, 3, 4, 5), random(6, 4, seed=1)
     assert_close(along(matrix, v, 2), torch.einsum("ij,bcjy->bciy", matrix, v))

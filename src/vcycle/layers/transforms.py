@@ -7,7 +7,7 @@ normalised so that a coefficient does not depend on the number of points.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,8 @@ def resample(v: Tensor, shape: Sequence[int], periodic: Sequence[bool], centring
     """Evaluate the interpolating series of functions on another grid of the same box.
 
     Periodic axes use Fourier series, others cosine series (even reflection at walls). Where the new grid is coarser,
-    the modes that it does not resolve are dropped, so that nothing aliases.
+    the modes that it does not resolve are dropped, so that nothing aliases. Refined and brought back, values are as
+    they were.
 
     Parameters
     ----------
@@ -124,8 +125,8 @@ def resample(v: Tensor, shape: Sequence[int], periodic: Sequence[bool], centring
     for axis, (n, closed) in enumerate(zip(shape, periodic, strict=True)):
         if n == v.shape[2 + axis]:
             continue
-        analysis, synthesis = series(v, v.shape[2 + axis], n, periodic=closed, centring=centring)
-        v = along(synthesis @ analysis, v, 2 + axis)
+        kind = "around" if closed else "between walls"
+        v = along(_matrix(v, kind, 0, v.shape[2 + axis], n, offset_of(centring)), v, 2 + axis)
     return v
 
 
@@ -206,6 +207,31 @@ def cosine_series(n: int, modes: int, offset: float) -> Matrices:
     return _orthonormal(np.cos(angle) * (k < n), weights)
 
 
+def interpolation(n_from: int, n_to: int, offset: float, *, periodic: bool) -> Matrices:
+    """Return the matrix from values on ``n_from`` points to values on ``n_to``, and its adjoint.
+
+    The functions are those of the two series that both grids resolve; here none is normalised by a grid. The fastest
+    wave of the coarser grid has the phase that this grid can see.
+    """
+    k, even = np.arange(min(n_from, n_to)), min(n_from, n_to) % 2 == 0
+
+    def functions(n: int) -> np.ndarray:
+        if not periodic:
+            return np.cos(np.pi / (n if offset else n - 1) * (np.arange(n) + offset)[:, None] * k)
+        angle = 2 * np.pi * ((np.arange(n) + offset) / n)[:, None] * ((k + 1) // 2)
+        waves = np.where(k % 2 == 1, np.cos(angle), np.sin(angle))
+        waves[:, 0] = 1.0
+        if even and offset:
+            waves[:, -1] = np.sin(angle[:, -1])
+        return waves
+
+    known, weights = functions(n_from), np.ones((n_from, 1))
+    if not (periodic or offset):
+        weights[[0, -1]] = 0.5
+    matrix = functions(n_to) @ (known * weights / (known**2 * weights).sum(0)).T
+    return matrix, matrix.T
+
+
 def chebyshev_nodes(n: int) -> np.ndarray:
     """Return the ``n`` Chebyshev-Gauss points on [0, 1], ascending, float64."""
     return 0.5 - 0.5 * np.cos(np.pi * (np.arange(n) + 0.5) / n)
@@ -233,6 +259,8 @@ _BUILDERS: dict[str, Callable[..., Matrices]] = {
     "complex": complex_dft,
     "fourier": fourier_series,
     "cosine": cosine_series,
+    "around": partial(interpolation, periodic=True),
+    "between walls": partial(interpolation, periodic=False),
 }
 
 
