@@ -15,6 +15,7 @@ SMALL = {
     "deeponet": {"sensors": 5, "width": 8, "depth": 2, "terms": 4},
     "dmd": {"points": 8, "rank": 4, "width": 6, "depth": 2},
     "dpot": {"width": 8, "depth": 2, "times": 2, "blocks": 2},
+    "dsno": {"modes": 3, "time_modes": 2, "width": 6, "depth": 2},
     "factformer": {"width": 6, "depth": 2, "heads": 2, "head_size": 4},
     "ffno": {"modes": 3, "width": 6, "depth": 2},
     "fno": {"modes": 3, "width": 6, "depth": 2, "padding": 2},

@@ -7,6 +7,7 @@ from vcycle.models.afno import AFNO
 from vcycle.models.deeponet import DeepONet
 from vcycle.models.dmd import DMDOperator
 from vcycle.models.dpot import DPOT
+from vcycle.models.dsno import DSNO
 from vcycle.models.factformer import FactFormer
 from vcycle.models.ffno import FFNO
 from vcycle.models.fno import FNO
@@ -41,6 +42,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "deeponet": DeepONet,
     "dmd": DMDOperator,
     "dpot": DPOT,
+    "dsno": DSNO,
     "factformer": FactFormer,
     "ffno": FFNO,
     "fno": FNO,
@@ -72,6 +74,7 @@ MODELS: dict[str, type[nn.Module]] = {
 __all__ = [
     "AFNO",
     "DPOT",
+    "DSNO",
     "FFNO",
     "FNO",
     "GFNO",

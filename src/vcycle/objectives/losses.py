@@ -1,7 +1,8 @@
-"""Losses against data: the metrics of :mod:`vcycle.metrics` as objects that know their grid."""
+"""Losses against data: the metrics of :mod:`vcycle.metrics` as objects that know their grid; and how any is called."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -9,8 +10,11 @@ from vcycle import _check, metrics
 from vcycle.boundary import Boundary
 from vcycle.grid import Grid
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Maps prediction and target ``(batch, channel, *space)``, in physical units, to a scalar."""
+Loss = Callable[..., Tensor]
+"""Maps prediction and target ``(batch, channel, *space)``, in physical units, to a scalar.
+
+One with an attribute ``takes_inputs`` that is true is given the inputs as a third argument, see :func:`measured`.
+"""
 
 LOSSES = ("h1", "l2")
 
@@ -45,6 +49,47 @@ class RelativeH1:
         return metrics.relative_h1(
             prediction, target, grid=self.grid, boundary=self.boundary, zero_on_walls=self.zero_on_walls
         )
+
+
+@dataclass(frozen=True)
+class LabelFree:
+    """What an equation says of a prediction, as a loss: the target is not looked at.
+
+    Data sets have outputs all the same. Zeros of the right shape will do: they leave the network's output in physical
+    units.
+
+    Parameters
+    ----------
+    equation
+        Maps inputs and prediction to a scalar, like :class:`vcycle.objectives.residual.ResidualLoss`.
+    """
+
+    equation: Callable[[Tensor, Tensor], Tensor]
+
+    takes_inputs: ClassVar[bool] = True
+
+    def __repr__(self) -> str:
+        """Return what describes a run, the same in every process: a function's own would hold its address."""
+        return f"{type(self).__name__}({getattr(self.equation, '__qualname__', repr(self.equation))})"
+
+    def __call__(self, prediction: Tensor, target: Tensor, inputs: Tensor) -> Tensor:
+        """Return the loss, shape ``()``."""
+        return self.equation(inputs, prediction)
+
+
+def measured(loss: Loss, prediction: Tensor, target: Tensor, inputs: Tensor) -> Tensor:
+    """Return a loss, shape ``()``, given what it asks for.
+
+    Parameters
+    ----------
+    loss
+        Called with the inputs too where its attribute ``takes_inputs`` is true.
+    prediction, target, inputs
+        ``(batch, channel, *space)``, in physical units.
+    """
+    if getattr(loss, "takes_inputs", False):
+        return loss(prediction, target, inputs)
+    return loss(prediction, target)
 
 
 def data_loss(name: str, *, grid: Grid, boundary: Boundary, zero_on_walls: bool = True) -> Loss:

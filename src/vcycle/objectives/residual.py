@@ -45,7 +45,8 @@ class ResidualLoss:
 
     The first weights the error of every mode by the square of its eigenvalue: it falls while the solution is as wrong
     as before, since the stencil raises noise between neighbours by the square of the number of points. Prefer -1 or -2,
-    whose Laplacian is inverted by fast transforms, and never take a residual for an error.
+    whose Laplacian is inverted by fast transforms, and never take a residual for an error. To train with it, wrap it:
+    ``fit(model, data, loss=LabelFree(ResidualLoss(problem)))``, see :class:`vcycle.objectives.LabelFree`.
 
     Parameters
     ----------
@@ -80,6 +81,10 @@ class ResidualLoss:
         for kind in sorted({kind for pair in self.problem.boundary.kinds for kind in pair}):
             if kind not in ("dirichlet", "neumann", "periodic"):
                 raise ValueError(f"`norm` below 0 needs Dirichlet, Neumann or periodic faces. Got {kind!r}.")
+
+    def __repr__(self) -> str:
+        """Return what describes a run, the same in every process: a problem's own would hold its address."""
+        return f"{type(self).__name__}({self.problem.config()}, norm={self.norm})"
 
     def __call__(self, inputs: "Fields | Tensor", outputs: Tensor) -> Tensor:
         """Return the loss, shape ``()``, dimensionless, float64; gradients flow to ``outputs``.

@@ -51,7 +51,8 @@ def fit(
         Seed of the order of the samples, of their symmetries, and of random layers.
     loss
         ``"h1"`` (true relative H1 error), ``"l2"`` (relative L2 error), or a function of prediction and target
-        ``(batch, channel, *space)``. Losses see physical units.
+        ``(batch, channel, *space)``, and of the inputs too where it has a true attribute ``takes_inputs``: losses that
+        an equation gives need no targets, see :class:`vcycle.objectives.LabelFree`. Losses see physical units.
     batch_size
         Samples per step and device.
     learning_rate

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from vcycle.objectives.losses import measured
 from vcycle.training.batches import NETWORK, OrderedBatches, ShuffledBatches, stream_seed
 from vcycle.training.muon import Muon
 from vcycle.training.samples import Batch
@@ -113,9 +114,10 @@ class OperatorModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add a batch to the mean validation loss."""
+        prediction = self(batch.inputs, batch.parameters)
         self.log(
             "validation_loss",
-            self.task.loss(self(batch.inputs, batch.parameters), batch.outputs),
+            measured(self.task.loss, prediction, batch.outputs, batch.inputs),
             on_epoch=True,
             batch_size=len(batch.inputs),
             sync_dist=True,

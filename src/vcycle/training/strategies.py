@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vcycle.grid import Grid
-from vcycle.objectives.losses import Loss, RelativeH1
+from vcycle.objectives.losses import Loss, RelativeH1, measured
 from vcycle.training.rollout import Step, next_inputs, unroll
 from vcycle.training.samples import Batch
 
@@ -91,16 +91,23 @@ class Strategies:
         return batch._replace(inputs=inputs, outputs=outputs, later=later)
 
     def loss(self, step: Step, batch: Batch, loss: Loss, moment: Moment) -> Tensor:
-        """Return the mean loss over the steps of a batch, shape ``()``; noise is drawn from PyTorch's own stream."""
+        """Return the mean loss over the steps of a batch, shape ``()``; noise is drawn from PyTorch's own stream.
+
+        A loss that takes the inputs is given what each step began with, without the noise.
+        """
         loss = self._on_grid_of(batch, loss)
-        inputs = batch.inputs if self.noise is None else noisy(batch.inputs, self.noise, self.num_states)
+        given = batch.inputs
+        inputs = given if self.noise is None else noisy(given, self.noise, self.num_states)
         targets = [batch.outputs] if batch.later is None else [batch.outputs, *batch.later.unbind(1)]
         if self.pushes(moment):
             with torch.no_grad():
                 inputs = next_inputs(inputs, step(inputs))
-            targets = targets[1:]
-        states = unroll(step, inputs, len(targets))
-        losses = [loss(state, target) for state, target in zip(states, targets, strict=True)]
+            given, targets = inputs, targets[1:]
+        losses = []
+        for state, target in zip(unroll(step, inputs, len(targets)), targets, strict=True):
+            losses.append(measured(loss, state, target, given))
+            if len(losses) < len(targets):
+                given = next_inputs(given, state)
         return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
     def _on_grid_of(self, batch: Batch, loss: Loss) -> Loss:
