@@ -87,7 +87,7 @@ def convert_block(state, shape, heads, multiplier=2):
     """Return what our `AxialAttention` calls the weights of a published block, for points of ``shape``.
 
     There, values are divided by ``sqrt(var n / (n - 1) + 1e-8)`` with ``n`` the points times the channels of a head,
-    here by ``sqrt(var + 1e-5)``, and every kernel by the number of points of its axis: a factor of the queries makes up
+    here by ``sqrt(var + 1e-12)``, and every kernel by the number of points of its axis: a factor of the queries makes up
     for the constants, and one of the next layer for ``n / (n - 1)``.
     """
     pointwise = (..., *(None,) * len(shape))
@@ -106,7 +106,7 @@ def convert_block(state, shape, heads, multiplier=2):
             ours[f"{to}norm.{kind}"] = state[f"{pooled}out_ffn.norm.{kind}"]
             ours[f"{to}gate.{kind}"], ours[f"{to}value.{kind}"] = state[f"{network}0.{kind}"].chunk(2)
             ours[f"{to}leave.{kind}"] = state[f"{network}3.{kind}"]
-        gain = scaling * points * (1e3 * n / (n - 1)) ** (0.5 / len(shape))
+        gain = scaling * points * (1e-4 * n / (n - 1)) ** (0.5 / len(shape))
         ours[to + "to_query.weight"] = gain * state[f"low_rank_kernel_{letter}.to_q.weight"]
         ours[to + "to_key.weight"] = state[f"low_rank_kernel_{letter}.to_k.weight"]
     ours["out.0.weight"] = ((n - 1) / n) ** 0.5 * state["to_out.1.weight"][pointwise]

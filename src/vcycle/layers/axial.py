@@ -84,7 +84,8 @@ class AxialAttention(nn.Module):
         self.to_field = pointwise(width, width, num_axes)
         self.reduce = nn.ModuleList(_Reduced(width, heads * latent) for _ in range(num_axes))
         parts = heads * size * (num_axes if combine == "parallel" else 1)
-        self.norm = nn.GroupNorm(heads, parts, affine=False)
+        # With PyTorch's 1e-5 attention would be as good as off: kernels that are means of products start small.
+        self.norm = nn.GroupNorm(heads, parts, eps=1e-12, affine=False)
         self.out = nn.Sequential(pointwise(parts, width, num_axes), nn.GELU(), pointwise(width, width, num_axes))
 
     def kernels(self, field: Tensor, coordinates: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
