@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from helpers import assert_close, assert_order
+from vcycle.models import FNO
 from vcycle.problems.lorenz96 import Lorenz96, integrate
 from vcycle.training.closure import ClosedDynamics, fit_in_the_loop, fit_offline
 
@@ -57,6 +58,49 @@ def test_wrong_arguments_are_named():
         fit_in_the_loop(model, torch.zeros(1, 1, 5), steps=1)
     with pytest.raises(ValueError, match="`targets` must have shape"):
         fit_offline(model, torch.zeros(4, 5), torch.zeros(4, 3), steps=1)
+
+
+class Scaled(nn.Module):
+    """A network of states and closures of mean 0 and deviation 1."""
+
+    def __init__(self, network, states, targets):
+        super().__init__()
+        self.network = network
+        self.sizes = [states.mean(), states.std(), targets.mean(), targets.std()]
+
+    def forward(self, x):
+        mean, deviation, mean_out, deviation_out = self.sizes
+        return mean_out + deviation_out * self.network((x - mean) / deviation)
+
+
+class Cubic(nn.Module):
+    """The polynomial of degree 3 that fits the closure of a variable by that variable best."""
+
+    def __init__(self, states, targets):
+        super().__init__()
+        powers = states.double().flatten()[:, None] ** torch.arange(4)
+        self.coefficients = torch.linalg.lstsq(powers, targets.double().flatten()[:, None]).solution[:, 0].float()
+
+    def forward(self, x):
+        return sum(c * x**i for i, c in enumerate(self.coefficients))
+
+
+def ring_network(**options):
+    """Return an FNO around the ring whose coordinates have no weight and get none."""
+    torch.manual_seed(0)
+    network = FNO(1, 1, num_axes=1, boundary="periodic", centring="vertex", **options)
+    with torch.no_grad():
+        network.P.weight[:, 1:] = 0
+    network.P.weight.register_hook(lambda g: torch.cat([g[:, :1], torch.zeros_like(g[:, 1:])], 1))
+    return network
+
+
+def test_a_closure_around_the_ring_is_the_same_for_every_variable():
+    model = ClosedDynamics(SMALL.resolved, ring_network(modes=3, width=4, depth=2).double(), 0.01)
+    x = random(6, 36)
+    fit_offline(model, x, random(6, 36, seed=1), steps=3, batch=4)
+    assert model.closure.P.weight[:, :1].std() > 0.1
+    assert_close(model(x.roll(5, 1), 3), model(x, 3).roll(5, 2))
 
 
 class Known(nn.Module):
@@ -147,3 +191,38 @@ def test_a_closure_in_the_loop_beats_none_and_one_fitted_beside_the_solver():
     inside = error(offline)
     assert beside < 0.8 * none, (none, beside, inside)
     assert inside < 0.9 * beside, (none, beside, inside)
+
+
+@pytest.mark.full
+def test_a_closure_of_the_whole_ring_knows_more_than_a_polynomial_of_each_variable():
+    """36 slow and 10 fast variables each, an FNO on 16 runs of 4 time units.
+
+    Explained variance of the closure: 0.780, and 0.749 by a cubic polynomial; 0.9 is out of reach of both. Root mean
+    square errors after one unit: 3.3, 3.9, and 7.9 without closure; after half a unit the polynomial is the better one,
+    0.63 to 0.75. Mean and deviation over 9 units are 0.8 and 0.4 % off.
+    """
+    problem, dt, substeps = Lorenz96(num_slow=36, num_fast=10), 0.01, 4
+    states = integrate(problem.tendency, problem.sample(24, 0, dt=dt / substeps), dt / substeps, 1600, substeps)
+    x, closures = states[..., :36].float(), problem.subgrid(states).float()
+    train = x[:16].flatten(0, 1), closures[:16].flatten(0, 1)
+    test = x[16:].flatten(0, 1), closures[16:].flatten(0, 1)
+    cubic = Cubic(*train)
+    model = ClosedDynamics(problem.resolved, Scaled(ring_network(modes=12, width=16, depth=3), *train), dt)
+    fit_offline(model, *train, steps=1500, batch=32)
+
+    def explained(closure):
+        return 1 - ((closure(test[0][:, None])[:, 0] - test[1]).square().mean() / test[1].var()).item()
+
+    def error(closure):
+        path = ClosedDynamics(problem.resolved, closure, dt)(x[16:, 0], 100)
+        return (path[:, -1] - x[16:, 100]).square().mean().sqrt().item()
+
+    with torch.no_grad():
+        by_model, by_cubic = explained(model.closure), explained(cubic)
+        assert by_model > by_cubic > 0.7, (by_model, by_cubic)
+        errors = error(model.closure), error(cubic), error(None)
+        assert errors[0] < 1.05 * errors[1], errors
+        assert errors[1] < 0.6 * errors[2], errors
+        climate = model(x[:, 0], 1000)[:, 100:]
+    assert_close(climate.mean(), x.mean(), rtol=0.05)
+    assert_close(climate.std(), x.std(), rtol=0.05)

@@ -246,7 +246,10 @@ def test_shifts_go_every_way():
 
 
 def test_a_mu_layer_learns_lotka_volterra_and_holds_outside_its_data():
-    """``(x, y) -> (a x - b x y, d x y - c y)``: a network with an activation is wrong outside the box of its data."""
+    """``(x, y) -> (a x - b x y, d x y - c y)``: a network with an activation is wrong outside the box of its data.
+
+    The polynomial that the layer is has the coefficients of the equation, to 1e-3.
+    """
     a, b, c, d = 1.5, 1.0, 3.0, 1.0
 
     def field(z):
@@ -276,6 +279,13 @@ def test_a_mu_layer_learns_lotka_volterra_and_holds_outside_its_data():
     assert errors["mu"][0] < 1e-3
     assert errors["mu"][1] < 1e-3
     assert errors["mlp"][1] > 0.05
+    x, y = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0]).double()] * 2).T
+    with torch.no_grad():
+        values = mu(torch.stack([x, y])[None, :, :, None])[0, :, :, 0]
+    powers = torch.stack([torch.ones_like(x), x, y, x * y, x * x, y * y], 1)
+    found = torch.linalg.lstsq(powers, values.T).solution.T
+    expected = torch.tensor([[0.0, a, 0.0, -b, 0.0, 0.0], [0.0, 0.0, -c, d, 0.0, 0.0]]).double()
+    assert (found - expected).abs().max() < 1e-3
 
 
 # Dynamic modes -------------------------------------------------------------------------------------------------------
@@ -309,6 +319,9 @@ def test_the_operator_of_fitted_modes_forecasts_a_linear_system():
     later, _ = linear_system(63, 6, 101)
     model = build(DMDOperator, 1, 1, points=(9, 7), rank=6, steps=5, boundary="periodic")
     model.fit_modes(snapshots.reshape(3, 12, 1, 9, 7))
+    assert_close(
+        model.modes.unflatten(0, (2, 6)).square().sum(0).mean(1), torch.ones(6).double()
+    )  # amplitudes of size u
     u = snapshots[:, 0].reshape(3, 1, 9, 7)
     assert_close(model(u), snapshots[:, 5].reshape(3, 1, 9, 7), rtol=1e-9)
     assert_close(model(u, steps=100), later[:, 100].reshape(3, 1, 9, 7), rtol=1e-8)

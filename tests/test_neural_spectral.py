@@ -10,6 +10,7 @@ from helpers import assert_close
 from vcycle.grid import Grid
 from vcycle.layers.derivatives import chebyshev_derivative, chebyshev_integral, fourier_derivative
 from vcycle.layers.transforms import chebyshev_nodes, chebyshev_series, fourier_series, resample
+from vcycle.metrics import relative_l2
 from vcycle.models import NeuralSpectral
 from vcycle.objectives.parseval import PeriodicPoissonLoss
 
@@ -94,30 +95,36 @@ def test_the_network_does_not_see_the_grid():
 
 
 @pytest.mark.full
-def test_poisson_is_learned_without_solutions():
-    """Sources of few modes on 16 x 16 points; judged by the solution, not by the residual."""
+def test_poisson_is_learned_without_solutions_to_a_percent():
+    """Sources of correlation length 0.2 on 31 x 31 points, 3000 steps; judged by the solution, not by the residual.
+
+    0.40 % was measured, 0.8 % after 500 steps.
+    """
+    n, steps = 31, 3000
+    k = torch.fft.fftfreq(n, 1 / n)
+    symbol = (2 * math.pi) ** 2 * (k[:, None] ** 2 + torch.fft.rfftfreq(n, 1 / n) ** 2)
+    size = torch.exp(-symbol * 0.2**2 / 4) * (symbol > 0)
+
+    def draw(samples, seed):
+        noise = torch.randn(samples, 1, n, n, generator=torch.Generator().manual_seed(seed))
+        source = torch.fft.irfft2(torch.fft.rfft2(noise) * size, s=(n, n))
+        source = source / source.std()
+        return source, torch.fft.irfft2(torch.fft.rfft2(source) / symbol.clamp_min(1.0), s=(n, n))
+
     torch.manual_seed(0)
-    grid = Grid((16, 16), periodic=True)
-    loss, model = PeriodicPoissonLoss(grid), NeuralSpectral(1, 1, modes=7, width=8, depth=1, boundary="periodic")
-    frequency = torch.fft.fftfreq(16, 1 / 16)
-    weight = (2 * math.pi) ** 2 * (frequency[:, None] ** 2 + torch.fft.rfftfreq(16, 1 / 16) ** 2)
-
-    def draw(seed):
-        source = resample(random(16, 1, 5, 5, seed=seed), (16, 16), (True, True), "cell").float()
-        source = source - source.mean((2, 3), keepdim=True)
-        return source, torch.fft.irfft2(torch.fft.rfft2(source) / weight.clamp_min(1.0), s=(16, 16))
-
-    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 1500)
-    for step in range(1500):
-        source = draw(step + 1)[0]
-        value = loss(model(source) * 0.05, source)
+    loss = PeriodicPoissonLoss(Grid((n, n), periodic=True))
+    model = NeuralSpectral(1, 1, modes=13, width=8, depth=1, boundary="periodic")
+    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 1e-3 ** (1 / steps))
+    for step in range(steps):
+        source = draw(8, step)[0]
         optimiser.zero_grad()
-        value.backward()
+        loss(model(source) * 0.03, source).backward()
         optimiser.step()
         schedule.step()
-    source, exact = draw(0)
+    source, exact = draw(64, 10**6)
     with torch.no_grad():
-        found = model(source) * 0.05
+        found = model(source) * 0.03
         found = found - found.mean((2, 3), keepdim=True)
-    assert (found - exact).norm() < 0.1 * exact.norm(), (found - exact).norm() / exact.norm()
+    error = relative_l2(found, exact).item()
+    assert error < 0.01, error

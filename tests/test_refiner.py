@@ -13,6 +13,7 @@ from vcycle.grid import Grid
 from vcycle.metrics import relative_l2
 from vcycle.models import FNO, SpectralRefiner
 from vcycle.objectives.sobolev import SobolevNorm
+from vcycle.problems.burgers import Burgers
 from vcycle.problems.heat import Heat
 from vcycle.problems.problem import FieldInfo
 from vcycle.training import Normaliser, TrainedOperator, fit
@@ -135,6 +136,54 @@ def test_refinement_cuts_the_error_without_labels():
     assert before < 0.5
     assert after < before / 1.5, (before, after)
     assert all(torch.equal(one, two) for one, two in zip(weights, operator.network.parameters(), strict=True))
+
+
+@pytest.mark.full
+def test_refinement_by_burgers_equation_cuts_the_error_and_the_negative_norm_that_of_long_waves():
+    """The residual of the trapezoidal rule on stored states, no labels; four inputs that training has not seen.
+
+    Relative error 0.086 before, 0.032 after in the norm of order -1 and 0.031 in that of order 0, of which the squared
+    error in the four longest waves: 79 before, 15 and 22 after.
+    """
+    steps, n, dt, viscosity = 16, 64, 0.02, 0.02
+    times = [dt * (i + 1) for i in range(steps)]
+    problem = Burgers(Grid((n,), centring="vertex", periodic=True), viscosity=viscosity, times=times)
+
+    def data(samples, seed):
+        initial = torch.as_tensor(problem.sample(seed, range(samples))["initial"])
+        return initial, problem.solve({"initial": initial}).solutions.flatten(1, 2)
+
+    k = 2 * math.pi * torch.arange(n // 2 + 1).double()
+
+    def slope(u):
+        squares = torch.fft.rfft(u.square()) * (torch.arange(n // 2 + 1) <= n // 3)
+        return torch.fft.irfft(-viscosity * k**2 * torch.fft.rfft(u) - 0.5j * k * squares, n=n)
+
+    def missed(initial, states):
+        states = torch.cat([initial, states], 1)
+        slopes = slope(states)
+        return (states[:, 1:] - states[:, :-1]) / dt - (slopes[:, 1:] + slopes[:, :-1]) / 2
+
+    torch.manual_seed(0)
+    where = {"num_axes": 1, "boundary": "periodic", "centring": "vertex"}
+    model = SpectralRefiner(1, steps, modes=12, time_modes=5, width=10, depth=2, **where)
+    config = {"optimizer": "adamw", "augment": False}
+    options = {"batch_size": 8, "learning_rate": 1e-2, "loss": "l2", "progress": False, "config": config}
+    train = Dataset.from_arrays(*data(64, 0), grid=problem.grid, boundary="periodic")
+    operator = fit(model, train, epochs=12, **options)
+    inputs, exact = data(4, 1)
+    # the rule's own error is a tenth of what the network leaves, in this norm: the labels nearly satisfy it
+    start = operator.predict(inputs).double()
+    assert missed(inputs, exact).norm() < 0.2 * missed(inputs, start).norm()
+    found = {
+        order: refine(operator, inputs, missed, norm=SobolevNorm(problem.grid, order), modes=(20, 8), steps=60)
+        for order in (-1.0, 0.0)
+    }
+    before = relative_l2(start, exact)
+    assert before < 0.15
+    assert relative_l2(found[-1.0], exact) < before / 2
+    longest = {order: torch.fft.rfft(states - exact)[..., :4].abs().square().sum() for order, states in found.items()}
+    assert longest[-1.0] < 0.85 * longest[0.0], longest
 
 
 def test_networks_of_another_kind_are_refused():

@@ -31,6 +31,7 @@ def smooth(*shape, channels=2, periodic=True, centring="cell", seed=0):
 FREE = {
     "deeponet": {"sensors": 5, "width": 8, "depth": 2, "terms": 4},
     "dmd": {"points": 4, "rank": 4, "width": 6, "depth": 1},
+    "dsno": {"times": 1, "modes": 4, "time_modes": 1, "width": 6, "depth": 2, "padding": 0.5},
     "factformer": {"width": 6, "depth": 2, "heads": 2, "head_size": 4},
     "ffno": {"modes": 4, "width": 6, "depth": 2, "padding": 0.5},
     "fno": {"modes": 4, "width": 6, "depth": 2, "padding": 0.5},

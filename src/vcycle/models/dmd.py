@@ -188,6 +188,8 @@ class DMDOperator(GridModel):
         fields = resample(snapshots.flatten(0, 1).double(), self.points, self.periodic, self.centring)
         data = fields.flatten(1).unflatten(0, tuple(snapshots.shape[:2]))
         eigenvalues, modes = dynamic_modes(data, self.rates.shape[1])
+        # Of mean square one, so that the networks are given amplitudes of the size of the field's.
+        modes = modes / modes.abs().square().mean(0).sqrt()
         rates = eigenvalues.log()
         inverse = torch.linalg.pinv(modes).T
         self.modes.copy_(torch.cat([modes.real.T, -modes.imag.T]))

@@ -10,7 +10,7 @@ from vcycle import _check
 from vcycle.boundary import Boundary
 from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
-from vcycle.layers.coordinates import append_coordinates
+from vcycle.layers.coordinates import append_smooth_coordinates
 from vcycle.layers.kernel import BallKernel
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.models.base import GridModel, conditioned
@@ -49,8 +49,9 @@ class GNO(GridModel):
     Notes
     -----
     Differs from the authors' code in: the kernel's network has one hidden layer, so that its matrices need not be
-    formed; means weigh points by their cells; no smoothed coefficients as inputs. The work per point grows with the
-    number of points in a ball, ``(radius / h)^num_axes``.
+    formed; means weigh points by their cells; no smoothed coefficients as inputs; coordinates of periodic axes by sine
+    and cosine. The work per point grows with the number of points in a ball, ``(radius / h)^num_axes``. The points of a
+    ball change from grid to grid; least where its radius ends midway between two points.
 
     References
     ----------
@@ -87,14 +88,15 @@ class GNO(GridModel):
             hidden=_check.integer("hidden", hidden, 1),
         )
         d = self.num_axes
-        self.P = pointwise(in_channels + d, width, d)
+        known = in_channels + d + sum(self.periodic)
+        self.P = pointwise(known, width, d)
         self.W = pointwise(width, width, d)
-        self.K = BallKernel(in_channels + d, width, hidden, radius, d)
+        self.K = BallKernel(known, width, hidden, radius, d)
         self.Q = ChannelMLP(width, 2 * width, out_channels, d)
 
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
         """Do what :meth:`forward` promises."""
-        f = append_coordinates(u, self.centring, self.periodic)
+        f = append_smooth_coordinates(u, self.centring, self.periodic)
         v = self.P(f)
         for layer in range(self._config["depth"]):
             v = F.gelu(conditioned(self.W(v) + self.K(f, v, self.periodic, self.centring), maps, layer))

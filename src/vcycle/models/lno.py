@@ -10,7 +10,7 @@ from vcycle import _check
 from vcycle.boundary import Boundary
 from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
-from vcycle.layers.coordinates import append_coordinates
+from vcycle.layers.coordinates import append_smooth_coordinates
 from vcycle.layers.kernel import LowRankKernel
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.positions import quadrature_weights
@@ -47,6 +47,11 @@ class LNO(GridModel):
     ValueError
         If a count is not positive.
 
+    Notes
+    -----
+    Differs from the paper in: around a periodic axis, coordinates are a sine and a cosine, since kernels of a
+    coordinate that jumps are hardly learnt.
+
     References
     ----------
     Kovachki et al., "Neural Operator: Learning Maps Between Function Spaces", JMLR 24 (2023). arXiv:2108.08481.
@@ -82,14 +87,15 @@ class LNO(GridModel):
             hidden=_check.integer("hidden", hidden, 1),
         )
         d = self.num_axes
-        self.P = pointwise(in_channels + d, width, d)
+        known = in_channels + d + sum(self.periodic)
+        self.P = pointwise(known, width, d)
         self.W = nn.ModuleList(pointwise(width, width, d) for _ in range(depth))
-        self.K = nn.ModuleList(LowRankKernel(in_channels + d, width, rank, hidden, d) for _ in range(depth))
+        self.K = nn.ModuleList(LowRankKernel(known, width, rank, hidden, d) for _ in range(depth))
         self.Q = ChannelMLP(width, 2 * width, out_channels, d)
 
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
         """Do what :meth:`forward` promises."""
-        f = append_coordinates(u, self.centring, self.periodic)
+        f = append_smooth_coordinates(u, self.centring, self.periodic)
         weights = quadrature_weights(u, self.periodic, self.centring)
         v = self.P(f)
         for layer, (W, K) in enumerate(zip(self.W, self.K, strict=True)):

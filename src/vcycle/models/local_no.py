@@ -1,10 +1,8 @@
 """LocalNO, neural operators with local kernels (Liu-Schiaffini et al., ICML 2024, arXiv:2402.16845)."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,10 +10,10 @@ from vcycle import _check
 from vcycle.boundary import Boundary
 from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
+from vcycle.layers.coordinates import append_smooth_coordinates
 from vcycle.layers.domain import crop, pad_walls, read_padding
 from vcycle.layers.local import DifferenceConv, LocalIntegral
 from vcycle.layers.mlp import ChannelMLP, SoftGate
-from vcycle.layers.positions import places
 from vcycle.layers.spectral import SpectralConv
 from vcycle.models.base import GridModel, conditioned
 
@@ -127,22 +125,11 @@ class LocalNO(GridModel):
 
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
         """Do what :meth:`forward` promises."""
-        v = self.P(torch.cat([u, *self.coordinates(u)], 1))
+        v = self.P(append_smooth_coordinates(u, self.centring, self.periodic))
         for layer, (M, gate) in enumerate(zip(self.M, self.gates, strict=True)):
             v = conditioned(M(F.gelu(self.summands(layer, v))) + gate(v), maps, layer)
             v = F.gelu(v) if layer < len(self.K) - 1 else v
         return self.Q(v)
-
-    def coordinates(self, u: Tensor) -> list[Tensor]:
-        """Return channels that say where a point lies: ``x`` between walls, its sine and cosine around an axis.
-
-        ``x`` itself jumps where a periodic axis closes, and ``D`` would make a spike of it that grows with the grid.
-        """
-        found = []
-        for axis, (x, closed) in enumerate(zip(places(u, self.periodic, self.centring), self.periodic, strict=True)):
-            line = x.reshape(-1, *(1,) * (self.num_axes - 1 - axis)).expand(u.shape[0], 1, *u.shape[2:])
-            found += [(2 * math.pi * line).sin(), (2 * math.pi * line).cos()] if closed else [line]
-        return found
 
     def summands(self, layer: int, v: Tensor) -> Tensor:
         """Return ``K v + W v``, and where the layer has them ``D v`` and ``I v``."""

@@ -98,7 +98,8 @@ class LordNet(GridModel):
         v = self.P(u)
         for layer, (M, W) in enumerate(zip(self.M, self.W, strict=True)):
             with no_autocast(v):
-                mixed = M(resample(single(v), self.points, self.periodic, self.centring))
+                # the activation too: on a finer grid it would not alias as it did where the matrices were learnt
+                mixed = F.gelu(M(resample(single(v), self.points, self.periodic, self.centring)))
                 mixed = resample(mixed, u.shape[2:], self.periodic, self.centring).to(v.dtype)
-            v = conditioned(v + W(F.gelu(mixed)), maps, layer)
+            v = conditioned(v + W(mixed), maps, layer)
         return self.Q(v)

@@ -10,7 +10,7 @@ from vcycle import _check
 from vcycle.boundary import Boundary
 from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
-from vcycle.layers.coordinates import append_coordinates
+from vcycle.layers.coordinates import append_smooth_coordinates
 from vcycle.layers.kernel import BallKernel
 from vcycle.layers.local import enlarge, halve
 from vcycle.layers.mlp import ChannelMLP
@@ -54,7 +54,8 @@ class MultipoleGNO(GridModel):
     -----
     The published name is MGNO; this one keeps apart the multigrid neural operator :class:`~vcycle.models.MgNO`, whose
     levels hold convolutions. Differs from the authors' code in: coarse nodes are means of pairs of points in place of
-    random samples, and between levels act means, linear interpolation and one matrix in place of kernels.
+    random samples, and between levels act means, linear interpolation and one matrix in place of kernels; coordinates
+    of periodic axes by sine and cosine.
 
     References
     ----------
@@ -93,7 +94,7 @@ class MultipoleGNO(GridModel):
             radius=_check.positive("radius", radius),
             hidden=_check.integer("hidden", hidden, 1),
         )
-        d, known = self.num_axes, in_channels + self.num_axes
+        d, known = self.num_axes, in_channels + self.num_axes + sum(self.periodic)
         self.P = pointwise(known, width, d)
         self.W = nn.ModuleList(pointwise(width, width, d) for _ in range(levels))
         self.K = nn.ModuleList(
@@ -106,7 +107,7 @@ class MultipoleGNO(GridModel):
 
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
         """Do what :meth:`forward` promises."""
-        known = [append_coordinates(u, self.centring, self.periodic)]
+        known = [append_smooth_coordinates(u, self.centring, self.periodic)]
         for _ in self.D:
             known.append(halve(known[-1]))
         v = self.P(known[0])
