@@ -87,8 +87,8 @@ def convert_block(state, shape, heads, multiplier=2):
     """Return what our `AxialAttention` calls the weights of a published block, for points of ``shape``.
 
     There, values are divided by ``sqrt(var n / (n - 1) + 1e-8)`` with ``n`` the points times the channels of a head,
-    here by ``sqrt(var + 1e-12)``, and every kernel by the number of points of its axis: a factor of the queries makes up
-    for the constants, and one of the next layer for ``n / (n - 1)``.
+    here by ``sqrt(var + 1e-12)``, and every kernel by the number of points of its axis: a factor of the queries makes
+    up for the constants, and one of the next layer for ``n / (n - 1)``.
     """
     pointwise = (..., *(None,) * len(shape))
     width = state["to_v.weight"].shape[0]

@@ -84,7 +84,7 @@ def test_refining_the_grid_of_a_sum_over_balls_converges(name, boundary):
     model = build(MODELS[name], num_axes=2, boundary=boundary, **BALLS[name])
     outputs = [on_cells(model, n, boundary == "periodic") for n in (16, 32, 64, 128)]
     errors = [(output - outputs[-1]).norm() / outputs[-1].norm() for output in outputs[:-1]]
-    assert errors[2] < 0.2 * errors[0] < 0.001, errors
+    assert errors[2] < 0.2 * errors[0] < 0.002, errors
 
 
 def test_padding_by_a_number_of_points_ties_an_fno_to_its_grid():

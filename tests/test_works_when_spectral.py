@@ -71,7 +71,7 @@ def test_what_a_lordnet_learnt_on_its_grid_holds_on_finer_ones():
 
 
 def test_an_fno_does_not_know_rotations():
-    """What the group buys: the same architecture without it is off by a third of its output, turned by a right angle."""
+    """What the group buys: the same architecture without it is off by a third of its output after a turn."""
     torch.manual_seed(0)
     model, u = FNO(1, 1, modes=5, width=8, depth=2, boundary="periodic").double(), random(2, 1, 16, 16)
     difference = (model(act(1, u)) - act(1, model(u))).norm() / model(u).norm()

@@ -1,15 +1,13 @@
 """AFFNet, adaptive frequency filters (Huang et al., ICCV 2023, arXiv:2307.14008)."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.depthwise import DepthwiseConv
@@ -17,7 +15,7 @@ from vcycle.layers.domain import crop, pad_walls, read_padding
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.norm import ChannelNorm
 from vcycle.layers.spectral_mlp import SpectralMLP
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 MaskInput = Literal["spectrum", "energy"]
 
@@ -88,10 +86,8 @@ class AFFNet(GridModel):
         ``"spectrum"`` (the paper's) or ``"energy"`` (which commutes with shifts), see :class:`FrequencyFilter`.
     padding
         As in :class:`~vcycle.models.FNO`, for the filters; here a share of the box.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -113,7 +109,7 @@ class AFFNet(GridModel):
     name = "affnet"
     resolution_free = False
 
-    def __init__(  # noqa: PLR0913  # the options of the architecture, all with defaults
+    def __init__(
         self,
         in_channels: int,
         out_channels: int,
@@ -126,18 +122,12 @@ class AFFNet(GridModel):
         threshold: float = 1e-2,
         mask_input: MaskInput = "spectrum",
         padding: float = 0.25,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             width=width,
             depth=depth,

@@ -1,23 +1,18 @@
 """AFNO, the adaptive Fourier neural operator (Guibas et al., ICLR 2022, arXiv:2111.13587)."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
-from vcycle.layers.convolution import CONV
+from vcycle.layers.convolution import CONV, unpatch
 from vcycle.layers.domain import divisible
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.norm import ChannelNorm
 from vcycle.layers.positions import GaussianFeatures, points
 from vcycle.layers.spectral_mlp import Mixer, SpectralMLP
 from vcycle.layers.transforms import resample
-from vcycle.models.base import GridModel, conditioned
-
-_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class AFNO(GridModel):
@@ -45,10 +40,8 @@ class AFNO(GridModel):
         Soft threshold of the coefficients, in units of the features.
     mixer
         ``"mlp"``, or ``"mask"`` for the adaptive frequency filter of Huang et al. (ICCV 2023).
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -73,7 +66,7 @@ class AFNO(GridModel):
     name = "afno"
     resolution_free = False
 
-    def __init__(  # noqa: PLR0913  # the options of the architecture, all with defaults
+    def __init__(
         self,
         in_channels: int,
         out_channels: int,
@@ -85,18 +78,12 @@ class AFNO(GridModel):
         expansion: int = 4,
         threshold: float = 1e-3,
         mixer: Mixer = "mlp",
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             width=width,
             depth=depth,
@@ -113,7 +100,7 @@ class AFNO(GridModel):
         self.mix = nn.ModuleList(SpectralMLP(width, blocks, threshold=threshold, mixer=mixer) for _ in range(depth))
         self.M = nn.ModuleList(ChannelMLP(width, expansion * width, width, d) for _ in range(depth))
         self.norms = nn.ModuleList(ChannelNorm(width, eps=1e-6) for _ in range(2 * depth))
-        self.recover = _TRANSPOSED[d](width, out_channels, patch, stride=patch)
+        self.recover = unpatch(width, out_channels, patch, d)
 
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
         """Do what :meth:`forward` promises."""

@@ -1,8 +1,9 @@
 """What the operators on grids have in common: where they live, their configuration, and the check of their input."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 from torch import Tensor, nn
 
@@ -13,6 +14,37 @@ from vcycle.layers.conditioning import Conditioning, modulate
 from vcycle.models._inputs import check_input
 
 
+class Where(TypedDict, total=False):
+    """Where the functions live, and what comes with them: the same for every model on a grid.
+
+    Parameters
+    ----------
+    boundary
+        Kinds of the unknown's faces, as :meth:`vcycle.boundary.Boundary.of` reads them; Dirichlet unless the model says
+        otherwise. Models that need no values beyond a wall read only which axes are periodic.
+    centring
+        ``"cell"`` or ``"vertex"``; cells unless the model says otherwise.
+    num_axes
+        Space dimensions, 2 if nothing is said; taken from ``boundary`` where that is a :class:`Boundary`.
+    num_parameters
+        Scalars per sample that ``forward`` takes besides the functions; 0 if nothing is said.
+    """
+
+    boundary: "Boundary | str | Sequence[Any]"
+    centring: Centring
+    num_axes: int
+    num_parameters: int
+
+
+USUAL: Where = {"boundary": "dirichlet", "centring": "cell", "num_axes": 2, "num_parameters": 0}
+
+
+def _spelled(where: Where) -> dict[str, inspect.Parameter]:
+    """Return the arguments of :class:`Where` as those of a signature."""
+    kind, types = inspect.Parameter.KEYWORD_ONLY, Where.__annotations__
+    return {key: inspect.Parameter(key, kind, default=value, annotation=types[key]) for key, value in where.items()}
+
+
 class GridModel(nn.Module, ABC):
     """Base of operators ``(batch, in_channels, *space) -> (batch, out_channels, *space)``; a subclass gives `operate`.
 
@@ -20,16 +52,10 @@ class GridModel(nn.Module, ABC):
     ----------
     in_channels, out_channels
         Channels of the input and of the output functions.
-    boundary
-        Kinds of the unknown's faces, as :meth:`vcycle.boundary.Boundary.of` reads them.
-    centring
-        ``"cell"`` or ``"vertex"``.
-    num_axes
-        Space dimensions; taken from ``boundary`` where that is a :class:`Boundary`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions; 0 for none.
+    where
+        See :class:`Where`.
     sites
-        Number of places where they scale and shift ``width`` hidden channels, see
+        Number of places where parameters scale and shift ``width`` hidden channels, see
         :class:`~vcycle.layers.conditioning.Conditioning`.
     settings
         Every other argument of the model, as JSON can hold it; ``width`` and ``depth`` are checked here.
@@ -38,6 +64,8 @@ class GridModel(nn.Module, ABC):
     ------
     ValueError
         If a count is not positive, a kind is unknown, or the model does not exist in that many dimensions.
+    TypeError
+        If ``where`` has an argument that is not of :class:`Where`.
     """
 
     name: ClassVar[str]
@@ -47,16 +75,33 @@ class GridModel(nn.Module, ABC):
     """Whether the same weights tend to one map of functions as the grid is refined."""
     smallest: ClassVar[int] = 2
     """Fewest points per axis."""
+    where: ClassVar[Where] = {}
+    """What differs from :data:`USUAL` where nothing is said."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Spell ``**where`` out in the signature, for ``help`` and for whoever asks which arguments there are."""
+        super().__init_subclass__(**kwargs)
+        signature = inspect.signature(cls.__init__)
+        _, *own = signature.parameters.values()
+        if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+            last = own.pop()
+            direct = last.name == "where"
+            passed_on = _spelled(USUAL | cls.where) if direct else inspect.signature(cls.__mro__[1]).parameters
+            own += [passed_on[name] for name in passed_on if name not in {one.name for one in own}]
+        cls.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+
+    @classmethod
+    def axes_in(cls, where: Where) -> int:
+        """Return the number of space dimensions."""
+        known = USUAL | cls.where | where
+        return len(known["boundary"].kinds) if isinstance(known["boundary"], Boundary) else known["num_axes"]
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
+        where: Where,
         *,
-        boundary: "Boundary | str | Sequence[Any]",
-        centring: Centring,
-        num_axes: int,
-        num_parameters: int,
         sites: int,
         **settings: Any,
     ) -> None:
@@ -64,18 +109,21 @@ class GridModel(nn.Module, ABC):
         counts = {"in_channels": in_channels, "out_channels": out_channels}
         for key, count in (counts | {key: settings[key] for key in ("width", "depth")}).items():
             _check.integer(key, count, 1)
-        if isinstance(boundary, Boundary):
-            num_axes = len(boundary.kinds)
+        unknown = [key for key in where if key not in USUAL]
+        if unknown:
+            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {unknown[0]!r}")
+        known, num_axes = USUAL | self.where | where, self.axes_in(where)
         if num_axes not in self.axes:
             raise ValueError(f"`num_axes` must be one of {', '.join(map(str, self.axes))} here. Got {num_axes!r}.")
-        kinds = Boundary.of(boundary, num_axes)
+        kinds = Boundary.of(known["boundary"], num_axes)
         self.in_channels, self.out_channels, self.num_axes = in_channels, out_channels, num_axes
-        self.centring: Centring = _check.choice("centring", centring, ("cell", "vertex"))  # type: ignore[assignment]
+        self.centring: Centring = _check.choice("centring", known["centring"], ("cell", "vertex"))  # type: ignore[assignment]
         self.kinds, self.periodic = kinds, kinds.periodic
-        where = {"boundary": kinds.to_list(), "centring": centring, "num_axes": num_axes}
-        where["num_parameters"] = _check.integer("num_parameters", num_parameters, 0)
-        self._config = counts | settings | where
-        self.condition = Conditioning(num_parameters, settings["width"], sites=sites) if num_parameters else None
+        self.num_parameters = _check.integer("num_parameters", known["num_parameters"], 0)
+        place = {"boundary": kinds.to_list(), "centring": self.centring, "num_axes": num_axes}
+        self._config = counts | settings | place | {"num_parameters": self.num_parameters}
+        n, width = self.num_parameters, settings["width"]
+        self.condition = Conditioning(n, width, sites=sites) if n else None
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-ready constructor arguments; ``type(model)(**model.config())`` has the same architecture."""

@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.positions import points as places_of
 from vcycle.layers.transforms import resample
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class DeepONet(GridModel):
@@ -34,12 +32,9 @@ class DeepONet(GridModel):
         Number of hidden layers of both.
     terms
         Number of products per output function.
-    boundary
-        Kinds of the unknown's faces: periodic axes are resampled by Fourier series, the others by cosine series.
-    centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions; they condition the branch.
+    **where
+        See :class:`~vcycle.models.base.Where`. Periodic axes are resampled by Fourier series, the others by cosine
+        series. Parameters condition the branch.
 
     Raises
     ------
@@ -68,20 +63,14 @@ class DeepONet(GridModel):
         width: int = 128,
         depth: int = 3,
         terms: int = 64,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        axes = len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes
+        axes = self.axes_in(where)
         sensors = [_check.integer("sensors", n, 2) for n in _check.per_axis("sensors", sensors, axes)]
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             sensors=sensors,
             width=width,

@@ -3,19 +3,17 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.positions import points as places_of
 from vcycle.layers.precision import no_autocast, single
 from vcycle.layers.transforms import resample
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 def dynamic_modes(snapshots: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -89,10 +87,8 @@ class DMDOperator(GridModel):
         Time between input and output, in steps of the snapshots; ``forward`` takes another.
     bounded
         Whether modes that grow are held constant.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`; they choose the series for other grids.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. Boundary and centring choose the series for other grids.
 
     Raises
     ------
@@ -126,19 +122,13 @@ class DMDOperator(GridModel):
         depth: int = 2,
         steps: float = 1.0,
         bounded: bool = True,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        points = _check.per_axis("points", points, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        points = _check.per_axis("points", points, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=1,
             points=[_check.integer("points", n, 2) for n in points],
             rank=_check.integer("rank", rank, 1),

@@ -1,26 +1,21 @@
 """DPOT, the denoising pre-training operator transformer (Hao et al., ICML 2024, arXiv:2403.03542)."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
-from vcycle.layers.convolution import CONV, pointwise
+from vcycle.layers.convolution import CONV, pointwise, unpatch
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.domain import divisible
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.positions import GaussianFeatures, points
 from vcycle.layers.spectral_mlp import SpectralMLP, _affine
 from vcycle.layers.transforms import resample
-from vcycle.models.base import GridModel, conditioned
-
-_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class FourierMixer(SpectralMLP):
@@ -91,10 +86,8 @@ class DPOT(GridModel):
         Diagonal blocks of the spectral network; 4 to 16 in the paper.
     expansion
         Hidden channels of the pointwise networks over ``width``; 1 or 4 in the paper.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -118,7 +111,7 @@ class DPOT(GridModel):
     name = "dpot"
     resolution_free = False
 
-    def __init__(  # the options of the architecture, all with defaults
+    def __init__(
         self,
         in_channels: int,
         out_channels: int,
@@ -129,18 +122,12 @@ class DPOT(GridModel):
         patch: int = 2,
         blocks: int = 4,
         expansion: int = 1,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             width=width,
             depth=depth,
@@ -164,7 +151,7 @@ class DPOT(GridModel):
         self.S = nn.ModuleList(FourierMixer(width, blocks) for _ in range(depth))
         self.M = nn.ModuleList(ChannelMLP(width, expansion * width, width, d) for _ in range(depth))
         self.norms = nn.ModuleList(nn.GroupNorm(groups, width) for _ in range(2 * depth))
-        self.recover = _TRANSPOSED[d](width, 32, patch, stride=patch)
+        self.recover = unpatch(width, 32, patch, d)
         self.Q = nn.Sequential(nn.GELU(), pointwise(32, 32, d), nn.GELU(), pointwise(32, out_channels, d))
 
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:

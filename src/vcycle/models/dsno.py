@@ -1,14 +1,12 @@
 """DSNO's time-spectral head: a whole trajectory in one pass (Zheng et al., ICML 2023, arXiv:2211.13449)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.conditioning import Conditioning, modulate
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
@@ -17,7 +15,7 @@ from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.spectral import SpectralConv
 from vcycle.layers.temporal import TimeConvolution, time_features
 from vcycle.models._inputs import check_input
-from vcycle.models.base import GridModel
+from vcycle.models.base import GridModel, Where
 
 WAVES = 4
 """Half waves in time that the embedding of a time is made of."""
@@ -52,10 +50,8 @@ class DSNO(GridModel):
         Number of blocks.
     padding
         As in :class:`~vcycle.models.FNO`; here a share of the box.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -76,7 +72,7 @@ class DSNO(GridModel):
 
     name = "dsno"
 
-    def __init__(  # what every grid operator has, and the times
+    def __init__(
         self,
         in_channels: int,
         out_channels: int,
@@ -87,19 +83,13 @@ class DSNO(GridModel):
         width: int = 32,
         depth: int = 4,
         padding: float = 0.25,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        modes = _check.per_axis("modes", modes, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             times=None if times is None else _check.integer("times", times, 1),
             modes=list(modes),

@@ -1,20 +1,17 @@
 """FactFormer (Li, Shu, Barati Farimani, NeurIPS 2023, arXiv:2305.17560)."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.axial import AxialAttention
 from vcycle.layers.convolution import CONV, pointwise
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.norm import ChannelNorm
 from vcycle.layers.positions import GaussianFeatures, axis_weights, places, points
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class FactFormer(GridModel):
@@ -40,10 +37,8 @@ class FactFormer(GridModel):
         Channels of queries and keys over ``head_size``.
     frequency_scale
         Standard deviation of the frequencies of the Fourier features, in waves per box; 1 for Darcy in the paper.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -80,18 +75,12 @@ class FactFormer(GridModel):
         head_size: int = 24,
         kernel_multiplier: int = 2,
         frequency_scale: float = 1.0,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             width=width,
             depth=depth,

@@ -1,19 +1,17 @@
 """F-FNO, the factorised Fourier neural operator (Tran et al., ICLR 2023, arXiv:2111.13802)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.domain import crop, pad_walls, read_padding
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.spectral import SeparableSpectralConv
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class FFNO(GridModel):
@@ -38,10 +36,8 @@ class FFNO(GridModel):
         Use one convolution for all blocks, the paper's weight sharing.
     padding
         As in :class:`~vcycle.models.FNO`; here a share of the box.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -66,19 +62,13 @@ class FFNO(GridModel):
         expansion: int = 2,
         shared: bool = False,
         padding: float = 0.25,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        modes = _check.per_axis("modes", modes, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             modes=list(modes),
             width=width,

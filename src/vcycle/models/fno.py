@@ -1,20 +1,18 @@
 """FNO, the Fourier neural operator (Li et al., ICLR 2021, arXiv:2010.08895)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.domain import crop, pad_walls, read_padding
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.spectral import SpectralConv
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class FNO(GridModel):
@@ -38,14 +36,8 @@ class FNO(GridModel):
         What is added at the upper end of every non-periodic axis, since Fourier series wrap around: an int is a number
         of points, 8 as in the authors' code for Darcy; a float is a share of the box, which alone lets the weights keep
         their meaning on another grid.
-    boundary
-        Kinds of the unknown's faces: the periodic axes are not padded.
-    centring
-        ``"cell"`` or ``"vertex"``, for the coordinate channels.
-    num_axes
-        Space dimensions, 1 to 3; taken from ``boundary`` where that is a :class:`Boundary`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. Periodic axes are not padded.
 
     Raises
     ------
@@ -74,19 +66,13 @@ class FNO(GridModel):
         width: int = 32,
         depth: int = 4,
         padding: float = 8,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        modes = _check.per_axis("modes", modes, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             modes=list(modes),
             width=width,

@@ -3,14 +3,13 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
 from vcycle.grid import Centring
 from vcycle.layers.attention import AttentionKind, KernelAttention
 from vcycle.layers.convolution import pointwise
@@ -21,7 +20,7 @@ from vcycle.layers.local import LocalConv
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.positions import points, quadrature_weights
 from vcycle.layers.spectral import SpectralConv
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class GalerkinTransformer(GridModel):
@@ -47,10 +46,8 @@ class GalerkinTransformer(GridModel):
         Fourier modes of the decoder per axis, one number or one per axis.
     padding
         As in :class:`~vcycle.models.FNO`, for the decoder; here a share of the box.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -85,19 +82,13 @@ class GalerkinTransformer(GridModel):
         attention: AttentionKind = "galerkin",
         modes: int | Sequence[int] = 12,
         padding: float = 0.25,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        modes = _check.per_axis("modes", modes, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             width=width,
             depth=depth,
@@ -185,10 +176,8 @@ class PublishedGalerkinTransformer(GalerkinTransformer):
         Fourier modes of the decoder per axis, one number or one per axis.
     coarsening
         Spacing of the coarse grid over that of the given one, at least 1; 10/3 in the paper, from 141 to 43 vertices.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -221,10 +210,7 @@ class PublishedGalerkinTransformer(GalerkinTransformer):
         attention: AttentionKind = "galerkin",
         modes: int | Sequence[int] = 12,
         coarsening: float = 10 / 3,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
@@ -235,10 +221,7 @@ class PublishedGalerkinTransformer(GalerkinTransformer):
             attention=attention,
             modes=modes,
             padding=0,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            **where,
         )
         if _check.positive("coarsening", coarsening) < 1:
             raise ValueError(f"`coarsening` must be at least 1. Got {coarsening}.")
@@ -246,7 +229,7 @@ class PublishedGalerkinTransformer(GalerkinTransformer):
         self._config = {key: v for key, v in self._config.items() if key != "padding"} | {"coarsening": coarsening}
         d, kept = self.num_axes, self._config["modes"]
         narrow = max(width // 2**d, 1)
-        self.P = Narrowing(in_channels, width, self.periodic, centring)
+        self.P = Narrowing(in_channels, width, self.periodic, self.centring)
         for M in self.M:
             M[1] = nn.ReLU()  # type: ignore[operator]
         self.widen = LocalConv(width, width, 3, self.periodic)

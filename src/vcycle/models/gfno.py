@@ -1,19 +1,16 @@
 """G-FNO, the group-equivariant Fourier neural operator (Helwig et al., ICML 2023, arXiv:2306.05697)."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.domain import crop, pad_walls, read_padding
 from vcycle.layers.group import GroupPointwise, GroupSpectralConv
 from vcycle.layers.positions import squared_distance
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class GFNO(GridModel):
@@ -40,12 +37,8 @@ class GFNO(GridModel):
         the same in all directions.
     padding
         As in :class:`~vcycle.models.FNO`, but beyond both faces of an axis.
-    boundary
-        Kinds of the unknown's faces, the same on all four.
-    centring, num_axes
-        As in :class:`~vcycle.models.FNO`; there is a plane only where ``num_axes`` is 2.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. The boundary is the same on all four faces.
 
     Raises
     ------
@@ -72,18 +65,12 @@ class GFNO(GridModel):
         reflections: bool = False,
         position: bool = True,
         padding: float = 0.125,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             modes=_check.integer("modes", modes, 1),
             width=width,

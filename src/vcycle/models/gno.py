@@ -1,19 +1,16 @@
 """GNO, the graph kernel network (Li et al., 2020, arXiv:2003.03485), on grids."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_smooth_coordinates
 from vcycle.layers.kernel import BallKernel
 from vcycle.layers.mlp import ChannelMLP
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class GNO(GridModel):
@@ -34,12 +31,8 @@ class GNO(GridModel):
         Of the balls, in units of the box. A point sees ``depth * radius`` far.
     hidden
         Width of the kernel's network.
-    boundary
-        Kinds of the unknown's faces: balls reach around periodic axes and end at walls.
-    centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. Balls reach around periodic axes and end at walls.
 
     Raises
     ------
@@ -69,18 +62,12 @@ class GNO(GridModel):
         depth: int = 4,
         radius: float = 0.1,
         hidden: int = 32,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             width=width,
             depth=depth,

@@ -1,19 +1,16 @@
 """IFactFormer-m, factorised attention iterated with one set of weights (Yang, Wang, Wang, 2025, arXiv:2412.18840)."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.axial import AxialAttention
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.norm import ChannelNorm
 from vcycle.layers.positions import GaussianFeatures, axis_weights, places, points
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class IFactFormer(GridModel):
@@ -40,10 +37,8 @@ class IFactFormer(GridModel):
         Channels of queries and keys over ``head_size``; 3 in the paper.
     frequency_scale
         Standard deviation of the frequencies of the Fourier features, in waves per box.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions; they act alike in every iteration.
+    **where
+        See :class:`~vcycle.models.base.Where`. Parameters act alike in every iteration.
 
     Raises
     ------
@@ -76,18 +71,12 @@ class IFactFormer(GridModel):
         head_size: int = 24,
         kernel_multiplier: int = 2,
         frequency_scale: float = 1.0,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=1,
             width=width,
             depth=depth,

@@ -1,20 +1,17 @@
 """LNO, the low-rank neural operator (Kovachki et al., JMLR 2023, arXiv:2108.08481)."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_smooth_coordinates
 from vcycle.layers.kernel import LowRankKernel
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.positions import quadrature_weights
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class LNO(GridModel):
@@ -35,12 +32,8 @@ class LNO(GridModel):
         Terms of each kernel.
     hidden
         Width of the kernels' networks.
-    boundary
-        Kinds of the unknown's faces: they decide what the points weigh.
-    centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. Boundary and centring decide what the points weigh.
 
     Raises
     ------
@@ -68,18 +61,12 @@ class LNO(GridModel):
         depth: int = 4,
         rank: int = 8,
         hidden: int = 64,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             width=width,
             depth=depth,

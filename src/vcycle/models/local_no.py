@@ -1,21 +1,19 @@
 """LocalNO, neural operators with local kernels (Liu-Schiaffini et al., ICML 2024, arXiv:2402.16845)."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_smooth_coordinates
 from vcycle.layers.domain import crop, pad_walls, read_padding
 from vcycle.layers.local import DifferenceConv, LocalIntegral
 from vcycle.layers.mlp import ChannelMLP, SoftGate
 from vcycle.layers.spectral import SpectralConv
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 Layers = Literal["all", "last", "none"]
 LAYERS = ("all", "last", "none")
@@ -49,10 +47,8 @@ class LocalNO(GridModel):
         Let ``D`` have second order, with the odd part of its weights.
     padding
         As in :class:`~vcycle.models.FNO`; here a share of the box. ``K`` alone sees what is padded.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -75,7 +71,7 @@ class LocalNO(GridModel):
 
     name = "local_no"
 
-    def __init__(  # noqa: PLR0913  # what every grid operator has, and which local summands are where
+    def __init__(
         self,
         in_channels: int,
         out_channels: int,
@@ -88,19 +84,13 @@ class LocalNO(GridModel):
         integrals: Layers = "all",
         central: bool = False,
         padding: float = 0.25,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        modes = _check.per_axis("modes", modes, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             modes=list(modes),
             width=width,
@@ -111,14 +101,14 @@ class LocalNO(GridModel):
             central=central,
             padding=read_padding(padding),
         )
-        d, self.padding, where = self.num_axes, padding, (self.periodic, self.centring)
+        d, self.padding, place = self.num_axes, padding, (self.periodic, self.centring)
         self.P = ChannelMLP(in_channels + d + sum(self.periodic), 2 * width, width, d)
         self.K = nn.ModuleList(SpectralConv(width, width, modes) for _ in range(depth))
         self.W = nn.ModuleList(pointwise(width, width, d) for _ in range(depth))
         self.D = nn.ModuleDict(
-            {str(i): DifferenceConv(width, width, *where, central=central) for i in _chosen(differences, depth)}
+            {str(i): DifferenceConv(width, width, *place, central=central) for i in _chosen(differences, depth)}
         )
-        self.I = nn.ModuleDict({str(i): LocalIntegral(width, width, radius, *where) for i in _chosen(integrals, depth)})
+        self.I = nn.ModuleDict({str(i): LocalIntegral(width, width, radius, *place) for i in _chosen(integrals, depth)})
         self.M = nn.ModuleList(ChannelMLP(width, max(width // 2, 1), width, d) for _ in range(depth))
         self.gates = nn.ModuleList(SoftGate(width, d) for _ in range(depth))
         self.Q = ChannelMLP(width, 2 * width, out_channels, d)

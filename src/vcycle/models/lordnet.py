@@ -1,19 +1,17 @@
 """LordNet, low-rank spatial mixing (Huang et al., Neural Networks 2024, arXiv:2206.09418)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.axial import AxialMix
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.precision import no_autocast, single
 from vcycle.layers.transforms import resample
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class LordNet(GridModel):
@@ -37,10 +35,8 @@ class LordNet(GridModel):
         Channels of the hidden functions, that is terms of the low-rank form.
     depth
         Number of layers.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`; they choose the series for other grids.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. Boundary and centring choose the series for other grids.
 
     Raises
     ------
@@ -69,19 +65,13 @@ class LordNet(GridModel):
         points: int | Sequence[int] = 32,
         width: int = 16,
         depth: int = 2,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        points = _check.per_axis("points", points, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        points = _check.per_axis("points", points, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             points=[_check.integer("points", n, 2) for n in points],
             width=width,

@@ -3,15 +3,13 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.domain import crop, divisible
@@ -19,7 +17,7 @@ from vcycle.layers.local import LocalConv
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.transforms import resample
 from vcycle.layers.ushape import UShape
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 _POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -157,10 +155,8 @@ class LSM(GridModel):
     patch
         Points of a patch per axis, at every size. A grid that ``patch 2^depth`` does not divide is resampled to the
         next one that it does.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.UNet`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -196,19 +192,13 @@ class LSM(GridModel):
         bases: int = 12,
         heads: int = 8,
         patch: int = 4,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         counts = {"tokens": tokens, "bases": bases, "heads": heads, "patch": patch}
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=2,
             width=width,
             depth=depth,

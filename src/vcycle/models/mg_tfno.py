@@ -1,17 +1,15 @@
 """MG-TFNO, the multi-grid tensorised Fourier neural operator (Kossaifi et al., TMLR 2024, arXiv:2310.00120)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.factorised import Factorisation
 from vcycle.layers.patching import Patching
-from vcycle.models.base import GridModel
+from vcycle.models.base import GridModel, Where
 from vcycle.models.tfno import TFNO
 
 
@@ -34,10 +32,8 @@ class MGTFNO(GridModel):
         Fourier modes of a patch with its margins kept per axis, one number or one per axis.
     width, depth, factorisation, rank
         As in :class:`~vcycle.models.TFNO`.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`: patches at walls see their mirror images beyond.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. Patches at walls see their mirror images beyond.
 
     Raises
     ------
@@ -59,7 +55,7 @@ class MGTFNO(GridModel):
 
     name = "mg_tfno"
 
-    def __init__(  # noqa: PLR0913  # what every grid operator has, what a TFNO has, and the patches
+    def __init__(
         self,
         in_channels: int,
         out_channels: int,
@@ -71,19 +67,13 @@ class MGTFNO(GridModel):
         depth: int = 4,
         factorisation: Factorisation = "tucker",
         rank: float | Sequence[int] = 0.1,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        modes = _check.per_axis("modes", modes, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             levels=_check.integer("levels", levels, 0),
             margin=_check.not_negative("margin", margin),

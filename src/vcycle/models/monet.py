@@ -1,19 +1,17 @@
 """MONet, multilinear operator networks (Cheng et al., ICLR 2024, arXiv:2401.17992)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.local import enlarge, halve
 from vcycle.layers.norm import ChannelNorm
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class MuLayer(nn.Module):
@@ -122,10 +120,8 @@ class MONet(GridModel):
         Hidden channels of the layer of the channels over ``width``; 3 in the paper.
     norm
         Whether features are normalised; without, training needs small rates.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -156,18 +152,12 @@ class MONet(GridModel):
         levels: int = 3,
         expansion: int = 3,
         norm: bool = True,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=2,
             width=width,
             depth=depth,

@@ -1,20 +1,17 @@
 """The multipole graph neural operator (Li et al., NeurIPS 2020, arXiv:2006.09535), on grids. It is not MgNO."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_smooth_coordinates
 from vcycle.layers.kernel import BallKernel
 from vcycle.layers.local import enlarge, halve
 from vcycle.layers.mlp import ChannelMLP
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class MultipoleGNO(GridModel):
@@ -38,12 +35,8 @@ class MultipoleGNO(GridModel):
         Of the balls on the finest grid, in units of the box.
     hidden
         Width of the kernels' networks on the finest grid; it halves from level to level, at least 4.
-    boundary
-        Kinds of the unknown's faces: balls reach around periodic axes and end at walls.
-    centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. Balls reach around periodic axes and end at walls.
 
     Raises
     ------
@@ -75,18 +68,12 @@ class MultipoleGNO(GridModel):
         levels: int = 4,
         radius: float = 0.05,
         hidden: int = 32,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             width=width,
             depth=depth,

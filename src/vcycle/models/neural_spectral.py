@@ -2,21 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
 from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.positions import places
 from vcycle.layers.precision import no_autocast, single
 from vcycle.layers.transforms import along, series
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class NeuralSpectral(GridModel):
@@ -40,12 +39,8 @@ class NeuralSpectral(GridModel):
         Number of layers; 4 in the paper.
     hard_boundary
         Multiply the output by sines that vanish on Dirichlet faces (the paper's mollifier), for outputs that do.
-    boundary
-        Kinds of the unknown's faces: they choose the series.
-    centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. Boundary and centring choose the series.
 
     Raises
     ------
@@ -75,19 +70,13 @@ class NeuralSpectral(GridModel):
         width: int = 32,
         depth: int = 4,
         hard_boundary: bool = False,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        modes = _check.per_axis("modes", modes, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             modes=[_check.integer("modes", k, 1) for k in modes],
             width=width,

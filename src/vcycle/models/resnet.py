@@ -1,17 +1,14 @@
 """Residual network (He, Zhang, Ren, Sun, CVPR 2016, arXiv:1512.03385), a baseline."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.local import LocalConv, conv_block
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class ResNet(GridModel):
@@ -27,12 +24,8 @@ class ResNet(GridModel):
         Number of blocks; every one sees ``kernel - 1`` points further.
     kernel
         Points of the convolutions per axis, odd.
-    boundary
-        Kinds of the unknown's faces: convolutions wrap around periodic axes and see zeros beyond walls.
-    centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. Convolutions wrap around periodic axes and see zeros beyond walls.
 
     Raises
     ------
@@ -60,18 +53,12 @@ class ResNet(GridModel):
         width: int = 32,
         depth: int = 6,
         kernel: int = 5,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             width=width,
             depth=depth,

@@ -1,15 +1,13 @@
 """scOT, the network of Poseidon (Herde et al., NeurIPS 2024, arXiv:2405.19101)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.conditioning import Conditioning, modulate
-from vcycle.layers.convolution import CONV, pointwise
+from vcycle.layers.convolution import CONV, pointwise, unpatch
 from vcycle.layers.depthwise import ConvNeXtBlock
 from vcycle.layers.domain import divisible
 from vcycle.layers.local import LocalConv
@@ -17,9 +15,7 @@ from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.norm import ChannelNorm
 from vcycle.layers.transforms import resample
 from vcycle.layers.window import WindowAttention
-from vcycle.models.base import GridModel
-
-_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+from vcycle.models.base import GridModel, Where
 
 
 class _Norms:
@@ -155,10 +151,9 @@ class ScOT(GridModel):
         the next one that it does.
     skip_depth
         Convolutional blocks per skip; 2 in the paper.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`: windows and convolutions close around periodic axes and are cut at walls.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions; 1, the lead time, in the paper.
+    **where
+        See :class:`~vcycle.models.base.Where`. Windows and convolutions close around periodic axes and are cut at
+        walls. The paper has one parameter, the lead time.
 
     Raises
     ------
@@ -181,7 +176,7 @@ class ScOT(GridModel):
     name = "scot"
     resolution_free = False
 
-    def __init__(  # noqa: PLR0913  # the options of the architecture, all with defaults
+    def __init__(
         self,
         in_channels: int,
         out_channels: int,
@@ -193,18 +188,12 @@ class ScOT(GridModel):
         window: int = 8,
         patch: int = 2,
         skip_depth: int = 2,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=1,
             width=width,
             depth=depth,
@@ -228,10 +217,10 @@ class ScOT(GridModel):
         self.skips = nn.ModuleList(
             nn.ModuleList(ConvNeXtBlock(c, norms(c), periodic) for _ in range(skip_depth)) for c, _ in sizes[:-1]
         )
-        self.recover = _TRANSPOSED[d](width, out_channels, patch, stride=patch)
+        self.recover = unpatch(width, out_channels, patch, d)
         self.smooth = LocalConv(out_channels, out_channels, 5, periodic)
-        if num_parameters:
-            self.condition = Conditioning(num_parameters, norms.channels, sites=1)
+        if self.num_parameters:
+            self.condition = Conditioning(self.num_parameters, norms.channels, sites=1)
 
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
         """Do what :meth:`forward` promises."""

@@ -1,20 +1,17 @@
 """SFNO, the spherical Fourier neural operator (Bonev et al., ICML 2023, arXiv:2306.03838)."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.precision import single
 from vcycle.layers.spherical import SphericalConv, colatitudes
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class SFNO(GridModel):
@@ -37,12 +34,9 @@ class SFNO(GridModel):
     position
         Give the network the colatitude, which a rotating planet needs; without it the operator commutes with every
         rotation, up to what the nonlinearity aliases.
-    boundary, num_axes
-        Of the data; they decide nothing here, as poles are no walls.
-    centring
-        ``"vertex"``: both poles are points of the grid, as in :class:`vcycle.problems.ShallowWater`. ``"cell"``: none.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. The boundary decides nothing, as poles are no walls. On a
+        vertex grid, the default, both poles are points, as in :class:`vcycle.problems.ShallowWater`; on cells none is.
 
     Raises
     ------
@@ -64,6 +58,7 @@ class SFNO(GridModel):
     """
 
     name = "sfno"
+    where: ClassVar[Where] = {"boundary": ("neumann", "periodic"), "centring": "vertex"}
     axes = (2,)
 
     def __init__(
@@ -75,18 +70,12 @@ class SFNO(GridModel):
         width: int = 32,
         depth: int = 4,
         position: bool = True,
-        boundary: "Boundary | str | Sequence[Any]" = ("neumann", "periodic"),
-        centring: Centring = "vertex",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             modes=_check.integer("modes", modes, 1),
             width=width,

@@ -1,21 +1,19 @@
 """ST-FNO of Spectral-Refiner, a Fourier neural operator in space and time (Cao et al., arXiv:2405.17211)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.domain import pad_walls, read_padding
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.positions import places
 from vcycle.layers.spectral import SpectralConv, convolve
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class SpectralRefiner(GridModel):
@@ -41,10 +39,8 @@ class SpectralRefiner(GridModel):
         Number of layers before the last.
     padding
         As in :class:`~vcycle.models.FNO`; here a share of the box.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`, in one or two space dimensions.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -63,9 +59,10 @@ class SpectralRefiner(GridModel):
     """
 
     name = "spectral_refiner"
+    where: ClassVar[Where] = {"boundary": "periodic"}
     axes = (1, 2)
 
-    def __init__(  # what every grid operator has, and the modes in time
+    def __init__(
         self,
         in_channels: int,
         out_channels: int,
@@ -75,19 +72,13 @@ class SpectralRefiner(GridModel):
         width: int = 20,
         depth: int = 4,
         padding: float = 0.25,
-        boundary: "Boundary | str | Sequence[Any]" = "periodic",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        modes = _check.per_axis("modes", modes, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             modes=list(modes),
             time_modes=_check.integer("time_modes", time_modes, 1),

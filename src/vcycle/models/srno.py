@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -10,15 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring, Grid
+from vcycle.grid import Grid
 from vcycle.layers.attention import KernelAttention
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.local import LocalConv
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.positions import quadrature_weights
 from vcycle.models._inputs import check_input
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class _Residual(nn.Module):
@@ -55,10 +54,8 @@ class SRNO(GridModel):
         Residual blocks of the encoder; 16 in the paper.
     heads
         Heads of the attention; 16 in the paper.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.UNet`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -90,18 +87,12 @@ class SRNO(GridModel):
         features: int = 24,
         encoder_depth: int = 4,
         heads: int = 4,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             width=width,
             depth=depth,

@@ -2,21 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.axial import AxialMix
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.precision import no_autocast, single
 from vcycle.layers.transforms import along, series
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class T1(GridModel):
@@ -39,12 +37,8 @@ class T1(GridModel):
         Number of layers.
     head
         ``"gelu"``: a network with a gelu, plus a linear map; ``"sine"``: the authors', a sine between two linear maps.
-    boundary
-        Kinds of the unknown's faces: they choose the series.
-    centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. Boundary and centring choose the series.
 
     Raises
     ------
@@ -78,19 +72,13 @@ class T1(GridModel):
         width: int = 24,
         depth: int = 4,
         head: Literal["gelu", "sine"] = "gelu",
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        modes = _check.per_axis("modes", modes, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=1,
             modes=[_check.integer("modes", k, 1) for k in modes],
             width=width,

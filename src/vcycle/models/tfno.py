@@ -1,20 +1,18 @@
 """TFNO, the tensorised Fourier neural operator (Kossaifi et al., TMLR 2024, arXiv:2310.00120)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.domain import crop, pad_walls, read_padding
 from vcycle.layers.factorised import Factorisation, FactorisedSpectralConv
 from vcycle.layers.mlp import ChannelMLP, SoftGate
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class TFNO(GridModel):
@@ -40,10 +38,8 @@ class TFNO(GridModel):
         Share of the dense number of spectral weights, or the ranks themselves.
     padding
         As in :class:`~vcycle.models.FNO`; here a share of the box.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -74,19 +70,13 @@ class TFNO(GridModel):
         factorisation: Factorisation = "tucker",
         rank: float | Sequence[int] = 0.1,
         padding: float = 0.25,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        modes = _check.per_axis("modes", modes, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=depth,
             modes=list(modes),
             width=width,

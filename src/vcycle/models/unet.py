@@ -1,18 +1,15 @@
 """U-Net (Ronneberger, Fischer, Brox, MICCAI 2015, arXiv:1505.04597), a baseline."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.local import LocalConv
 from vcycle.layers.ushape import UShape
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class UNet(GridModel):
@@ -28,12 +25,8 @@ class UNet(GridModel):
         Number of halvings.
     kernel
         Points of the convolutions per axis, odd.
-    boundary
-        Kinds of the unknown's faces: convolutions wrap around periodic axes and see zeros beyond walls.
-    centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`. Convolutions wrap around periodic axes and see zeros beyond walls.
 
     Raises
     ------
@@ -64,18 +57,12 @@ class UNet(GridModel):
         width: int = 24,
         depth: int = 3,
         kernel: int = 3,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=2,
             width=width,
             depth=depth,

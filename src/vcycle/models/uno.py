@@ -1,22 +1,20 @@
 """U-NO, the U-shaped neural operator (Rahman, Ross, Azizzadenesheli, TMLR 2023, arXiv:2204.11127)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.grid import Centring
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.domain import crop, pad_walls, read_padding
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.spectral import SpectralConv
 from vcycle.layers.transforms import offset_of, resample
-from vcycle.models.base import GridModel, conditioned
+from vcycle.models.base import GridModel, Where, conditioned
 
 
 class UNO(GridModel):
@@ -38,10 +36,8 @@ class UNO(GridModel):
         Number of halvings: there are ``2 depth + 1`` layers.
     padding
         As in :class:`~vcycle.models.FNO`; here a share of the box.
-    boundary, centring, num_axes
-        As in :class:`~vcycle.models.FNO`.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions.
+    **where
+        See :class:`~vcycle.models.base.Where`.
 
     Raises
     ------
@@ -71,19 +67,13 @@ class UNO(GridModel):
         width: int = 24,
         depth: int = 2,
         padding: float = 0.25,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
-        num_parameters: int = 0,
+        **where: Unpack[Where],
     ) -> None:
-        modes = _check.per_axis("modes", modes, len(boundary.kinds) if isinstance(boundary, Boundary) else num_axes)
+        modes = _check.per_axis("modes", modes, self.axes_in(where))
         super().__init__(
             in_channels,
             out_channels,
-            boundary=boundary,
-            centring=centring,
-            num_axes=num_axes,
-            num_parameters=num_parameters,
+            where,
             sites=2,
             modes=list(modes),
             width=width,
@@ -99,7 +89,7 @@ class UNO(GridModel):
         for source, target in self.steps:
             into = channels[source] * (2 if target < source and source < depth else 1)
             kept = [max(1, k // 2 ** min(source, target)) for k in modes]
-            self.K.append(SpectralConv(into, channels[target], kept, offset_of(centring)))
+            self.K.append(SpectralConv(into, channels[target], kept, offset_of(self.centring)))
             self.W.append(pointwise(into, channels[target], d))
         self.Q = ChannelMLP(2 * width, 4 * width, out_channels, d)
 
