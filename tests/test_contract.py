@@ -33,6 +33,8 @@ SMALL = {
     "monet": {"width": 8, "depth": 1, "levels": 2},
     "multipole_gno": {"width": 5, "depth": 2, "levels": 3, "radius": 0.13, "hidden": 4},
     "neural_spectral": {"modes": 4, "width": 6, "depth": 2},
+    "published_factformer": {"width": 8, "depth": 2, "heads": 2, "head_size": 4},
+    "published_galerkin_transformer": {"width": 16, "depth": 2, "heads": 2, "modes": 3},
     "resnet": {"width": 6, "depth": 2, "kernel": 3},
     "scot": {"width": 8, "depth": 2, "stages": 2, "heads": 2, "window": 4, "skip_depth": 1},
     "sfno": {"modes": 4, "width": 6, "depth": 2},

@@ -44,6 +44,7 @@ FREE = {
     "lordnet": {"points": 8, "width": 6, "depth": 1},
     "mg_tfno": {"modes": 4, "width": 6, "depth": 2, "rank": 0.3},
     "neural_spectral": {"modes": 5, "width": 6, "depth": 2},
+    "published_factformer": {"width": 8, "depth": 2, "heads": 2, "head_size": 4},
     "sfno": {"modes": 4, "width": 6, "depth": 2, "centring": "cell"},
     "spectral_refiner": {"modes": 4, "time_modes": 2, "width": 6, "depth": 2, "padding": 0.5},
     "t1": {"modes": 6, "width": 6, "depth": 2},

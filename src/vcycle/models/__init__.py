@@ -8,10 +8,10 @@ from vcycle.models.deeponet import DeepONet
 from vcycle.models.dmd import DMDOperator
 from vcycle.models.dpot import DPOT
 from vcycle.models.dsno import DSNO
-from vcycle.models.factformer import FactFormer
+from vcycle.models.factformer import FactFormer, PublishedFactFormer
 from vcycle.models.ffno import FFNO
 from vcycle.models.fno import FNO
-from vcycle.models.galerkin_transformer import GalerkinTransformer
+from vcycle.models.galerkin_transformer import GalerkinTransformer, PublishedGalerkinTransformer
 from vcycle.models.gfno import GFNO
 from vcycle.models.gno import GNO
 from vcycle.models.ifactformer import IFactFormer
@@ -19,7 +19,7 @@ from vcycle.models.implicit_fno import IFNO
 from vcycle.models.lno import LNO
 from vcycle.models.local_no import LocalNO
 from vcycle.models.lordnet import LordNet
-from vcycle.models.lsm import LSM
+from vcycle.models.lsm import LSM, PublishedLSM
 from vcycle.models.mg_tfno import MGTFNO
 from vcycle.models.mgno import MgNO
 from vcycle.models.monet import MONet
@@ -60,6 +60,8 @@ MODELS: dict[str, type[nn.Module]] = {
     "monet": MONet,
     "multipole_gno": MultipoleGNO,
     "neural_spectral": NeuralSpectral,
+    "published_factformer": PublishedFactFormer,
+    "published_galerkin_transformer": PublishedGalerkinTransformer,
     "resnet": ResNet,
     "scot": ScOT,
     "sfno": SFNO,
@@ -101,6 +103,9 @@ __all__ = [
     "MgNO",
     "MultipoleGNO",
     "NeuralSpectral",
+    "PublishedFactFormer",
+    "PublishedGalerkinTransformer",
+    "PublishedLSM",
     "ResNet",
     "ScOT",
     "SpectralRefiner",
