@@ -158,19 +158,24 @@ def _on_disk(plan: Plan, path: Path, engine: _Engine) -> Dataset:
     if not (path / "zarr.json").exists():  # otherwise `create` says what is wrong with what is there
         Store.create(path, schema, specs=specs, num_samples=plan.num_samples, chunk_size=plan.chunk_size)
     store = Store.open(path)
-    with store.locked():
-        _require_same_call(store, schema, ignored=("versions",))
-        todo = store.unfinished()
-        done = store.num_chunks - len(todo)
-        if not todo:
-            _say(f"{path} is complete: {plan.num_samples} samples. Nothing to do.", progress=engine.progress)
-        elif done:
-            _say(f"{path}: {done} of {store.num_chunks} chunks are there; resuming.", progress=engine.progress)
-        if todo:
-            _require_same_call(store, schema)  # other versions may round differently: one store must not mix them
-            store.discard(todo)
-            _run(plan, todo, engine, store=store)
+    _require_same_call(store, schema, ignored=("versions",))
+    if store.unfinished():
+        with store.locked():
+            _finish(plan, store, schema, engine)
+    else:  # nothing is written: many processes may be here at once
+        _say(f"{path} is complete: {plan.num_samples} samples. Nothing to do.", progress=engine.progress)
     return Dataset.of_store(store, problem=plan.problem)
+
+
+def _finish(plan: Plan, store: Store, schema: Schema, engine: _Engine) -> None:
+    todo = store.unfinished()
+    done = store.num_chunks - len(todo)
+    if done:
+        _say(f"{store.path}: {done} of {store.num_chunks} chunks are there; resuming.", progress=engine.progress)
+    if todo:
+        _require_same_call(store, schema)  # other versions may round differently: one store must not mix them
+        store.discard(todo)
+        _run(plan, todo, engine, store=store)
 
 
 def _remove_if_bare(store: Store, schema: Schema) -> None:
