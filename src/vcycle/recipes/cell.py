@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from vcycle.training import TrainedOperator
 
 RECORD, TUNING, WEIGHTS, RUN = "record.json", "tuning.json", "weights.pt", "run"
-TIMED_SAMPLES, REPEATS = 64, 5
+TIMED_SAMPLES, REPEATS = 16, 5
 MIB = 2**20
 
 
