@@ -89,11 +89,12 @@ class SpectralMLP(nn.Module):
         return spectrum.unflatten(1, (blocks, -1)).flatten(3, -2).permute(4, 1, 0, 3, 2)
 
     def _network(self, z: Tensor) -> Tensor:
-        z = F.relu(_affine(z, self.weight1, self.bias1))
-        return F.softshrink(_affine(z, self.weight2, self.bias2), self.threshold)
+        z = F.relu(affine(z, self.weight1, self.bias1))
+        return F.softshrink(affine(z, self.weight2, self.bias2), self.threshold)
 
 
-def _affine(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def affine(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply a complex affine map per block, real and imaginary parts first in all three: ``z W + b``."""
     (re, im), (weight_re, weight_im) = z, weight.to(z.dtype).unsqueeze(2)
     product = torch.stack([re @ weight_re - im @ weight_im, re @ weight_im + im @ weight_re])
     return product + bias.to(z.dtype).unsqueeze(2)

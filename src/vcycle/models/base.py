@@ -139,9 +139,18 @@ class GridModel(nn.Module, ABC):
         ValueError
             If the number of channels, axes or parameters is wrong.
         """
+        return self.operate(u, self.maps_of(u, parameters))
+
+    def maps_of(self, u: Tensor, parameters: Tensor | None) -> Tensor | None:
+        """Check an input, and return what its parameters do at every site: the first step of every way to evaluate.
+
+        Raises
+        ------
+        ValueError
+            If the number of channels, axes or parameters is wrong.
+        """
         check_input(u, parameters if self.condition is None else None, self.in_channels, self.num_axes, self.smallest)
-        maps = None if self.condition is None else self.condition(parameters, u.shape[0])
-        return self.operate(u, maps)
+        return None if self.condition is None else self.condition(parameters, u.shape[0])
 
     @abstractmethod
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:

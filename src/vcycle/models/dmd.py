@@ -201,16 +201,14 @@ class DMDOperator(GridModel):
         ValueError
             If the number of channels, axes or parameters is wrong.
         """
-        if steps is None:
-            return super().forward(u, parameters)
-        usual, self.steps = self.steps, _check.not_negative("steps", steps)
-        try:
-            return super().forward(u, parameters)
-        finally:
-            self.steps = usual
+        steps = self.steps if steps is None else _check.not_negative("steps", steps)
+        return self._advanced(u, self.maps_of(u, parameters), steps)
 
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
-        """Do what :meth:`forward` promises."""
+        """Do what :meth:`forward` promises, after the model's own number of steps."""
+        return self._advanced(u, maps, self.steps)
+
+    def _advanced(self, u: Tensor, maps: Tensor | None, steps: float) -> Tensor:
         shape = u.shape[2:]
         with no_autocast(u):
             v = resample(single(u), self.points, self.periodic, self.centring)
@@ -222,8 +220,8 @@ class DMDOperator(GridModel):
             real, imaginary = (amplitudes + correction[:, : amplitudes.shape[1]]).chunk(2, 1)
             rate, turn = correction[:, amplitudes.shape[1] :].chunk(2, 1)
             rate = self.rates[0] + rate
-            growth = (self.steps * (rate.clamp(max=0) if self.bounded else rate)).exp()
-            angle = self.steps * (self.rates[1] + turn)
+            growth = (steps * (rate.clamp(max=0) if self.bounded else rate)).exp()
+            angle = steps * (self.rates[1] + turn)
             cosine, sine = growth * angle.cos(), growth * angle.sin()
             moved = torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], 1)
             y = (moved @ (self.modes + self._mode_correction(v))).unflatten(1, (self.out_channels, *self.points))

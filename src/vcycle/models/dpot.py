@@ -13,7 +13,7 @@ from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.domain import divisible
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.positions import GaussianFeatures, points
-from vcycle.layers.spectral_mlp import SpectralMLP, _affine
+from vcycle.layers.spectral_mlp import SpectralMLP, affine
 from vcycle.layers.transforms import resample
 from vcycle.models.base import GridModel, Where, conditioned
 
@@ -31,7 +31,7 @@ class FourierMixer(SpectralMLP):
         super().__init__(width, blocks, threshold=0.0)
 
     def _network(self, z: Tensor) -> Tensor:
-        return _affine(F.gelu(_affine(z, self.weight1, self.bias1)), self.weight2, self.bias2)
+        return affine(F.gelu(affine(z, self.weight1, self.bias1)), self.weight2, self.bias2)
 
 
 class TimeAggregator(nn.Module):

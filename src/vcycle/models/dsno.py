@@ -14,7 +14,6 @@ from vcycle.layers.domain import crop, pad_walls, read_padding
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.spectral import SpectralConv
 from vcycle.layers.temporal import TimeConvolution, time_features
-from vcycle.models._inputs import check_input
 from vcycle.models.base import GridModel, Where
 
 WAVES = 4
@@ -129,8 +128,7 @@ class DSNO(GridModel):
         ValueError
             As :meth:`forward`, or if ``times`` is not positive.
         """
-        check_input(u, parameters if self.condition is None else None, self.in_channels, self.num_axes)
-        maps = None if self.condition is None else self.condition(parameters, u.shape[0])
+        maps = self.maps_of(u, parameters)
         return self._states(u, maps, None if times is None else _check.integer("times", times, 1))
 
     def _states(self, u: Tensor, maps: Tensor | None, times: int | None) -> Tensor:

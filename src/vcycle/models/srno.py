@@ -16,7 +16,6 @@ from vcycle.layers.convolution import pointwise
 from vcycle.layers.local import LocalConv
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.positions import quadrature_weights
-from vcycle.models._inputs import check_input
 from vcycle.models.base import GridModel, Where, conditioned
 
 
@@ -122,8 +121,7 @@ class SRNO(GridModel):
         """
         if shape is not None and len(shape) != self.num_axes:
             raise ValueError(f"`shape` must have {self.num_axes} axes. Got {tuple(shape)}.")
-        check_input(u, parameters if self.condition is None else None, self.in_channels, self.num_axes, self.smallest)
-        maps = None if self.condition is None else self.condition(parameters, u.shape[0])
+        maps = self.maps_of(u, parameters)
         sizes = [_check.integer("shape", n, self.smallest) for n in shape] if shape is not None else u.shape[2:]
         return self.evaluate(u, maps, sizes)
 
