@@ -513,3 +513,38 @@ def test_zero_mean_holds_for_the_output_and_is_kept_by_a_step():
     assert solution(u).mean((2, 3)).abs().max() < 1e-15
     assert_close(step(u).mean((2, 3)), u.mean((2, 3)), rtol=1e-12)
     assert MgNO(1, 1, width=4, depth=2, levels=2, boundary="periodic").double()(u).mean((2, 3)).abs().max() > 1e-4
+
+
+def test_coordinates_are_inputs_of_every_layer_that_sees_the_input():
+    options = {"boundary": ("periodic", "dirichlet"), "input_bias": True, "coordinates": True, "centring": "vertex"}
+    model, u = build(1, 1, **options), random(2, 1, 8, 9)
+    x, y = torch.meshgrid(torch.arange(8) / 8, torch.arange(9) / 8, indexing="ij")
+    place = torch.stack([(2 * torch.pi * x).sin(), (2 * torch.pi * x).cos(), y]).double()
+    given = build(4, 1, **options | {"coordinates": False})
+    given.load_state_dict(model.state_dict())
+    assert_close(model(u), given(torch.cat([u, place.expand(2, 3, 8, 9)], 1)), rtol=1e-6)
+    assert not model.is_equivariant((8, 9))
+
+
+@pytest.mark.parametrize("coordinates", [False, True])
+def test_only_coordinates_tell_a_periodic_network_where_a_force_acts(coordinates):
+    """A shift by half the box turns the force ``sin 2 pi x`` around, but must turn the answer of an equivariant one."""
+    model = build(1, 1, boundary="periodic", num_axes=1, init="scaled", coordinates=coordinates).float()
+    force = torch.sin(2 * torch.pi * (torch.arange(16) + 0.5) / 16)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for step in range(300):
+        u = random(16, 1, 16, seed=step).float()
+        loss = F.mse_loss(model(u), u + force)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    mean = (model(u) - u).mean((0, 1))
+    assert (mean @ force / (force @ force) > 0.9) == coordinates, mean
+
+
+def test_coordinates_are_recorded_for_any_size():
+    model = build(1, 1, boundary="periodic", coordinates=True)
+    sizes = {axis: 4 * torch.export.Dim(f"n{axis}", min=2, max=128) for axis in (2, 3)}  # what halves on every level
+    program = torch.export.export(model, (random(2, 1, 16, 24),), dynamic_shapes=({0: None} | sizes,)).module()
+    u = random(2, 1, 32, 16)
+    assert_close(program(u), model(u), rtol=1e-10)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vcycle.grid import Centring, Grid
+from vcycle.grid import Centring
 from vcycle.layers.positions import places
 
 
@@ -25,8 +25,7 @@ def append_coordinates(u: Tensor, centring: Centring, periodic: tuple[bool, ...]
     Tensor
         ``(batch, channel + num_axes, *space)``.
     """
-    grid = Grid(tuple(u.shape[2:]), centring=centring, periodic=periodic)
-    coordinates = torch.stack([torch.from_numpy(axis) for axis in grid.mesh()]).to(u)
+    coordinates = torch.stack(torch.meshgrid(*places(u, periodic, centring), indexing="ij"))
     return torch.cat([u, coordinates.expand(u.shape[0], *coordinates.shape)], dim=1)
 
 

@@ -7,13 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.grid import Centring, Grid
+from vcycle.grid import Centring
 
 
 def places(u: Tensor, periodic: Sequence[bool], centring: Centring) -> list[Tensor]:
     """Return per axis the coordinates ``(n,)`` in the unit box of the points of ``u``, ``(batch, channel, *space)``."""
-    grid = Grid(tuple(u.shape[2:]), centring=centring, periodic=tuple(periodic))
-    return [torch.from_numpy(axis).to(u) for axis in grid.coordinates()]
+    found = []
+    for n, closed in zip(u.shape[2:], periodic, strict=True):  # as Grid says; but in an export sizes may be symbols
+        index = torch.arange(n, dtype=torch.float64, device="cpu")
+        x = (index + 0.5) / n if centring == "cell" else index / (n if closed else n - 1)
+        found.append(x.to(u))
+    return found
 
 
 def points(u: Tensor, periodic: Sequence[bool], centring: Centring) -> Tensor:

@@ -115,12 +115,11 @@ class DeepONet(GridModel):
         Raises
         ------
         ValueError
-            If ``places`` has another number of axes.
+            If ``places`` has another number of axes, or the number of channels, axes or parameters is wrong.
         """
         expected = (*(None,) * (places.ndim - 1), self.num_axes)
         _check.shape("places", places.shape, expected, "(place, num_axes) or (batch, place, num_axes)")
-        maps = None if self.condition is None else self.condition(parameters, u.shape[0])
-        return self._product(self.amplitudes(u, maps), self.functions(places))
+        return self._product(self.amplitudes(u, self.maps_of(u, parameters)), self.functions(places))
 
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
         """Do what :meth:`forward` promises."""

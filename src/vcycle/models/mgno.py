@@ -14,6 +14,7 @@ from vcycle.errors import CheckpointError
 from vcycle.grid import Centring
 from vcycle.layers.conditioning import Conditioning, modulate
 from vcycle.layers.convolution import pointwise
+from vcycle.layers.coordinates import append_smooth_coordinates
 from vcycle.layers.spacing import at_spacing, halvings, predicted_at_spacing
 from vcycle.layers.walls import vanish_on_walls
 from vcycle.models._inputs import check_input
@@ -81,6 +82,10 @@ class MgNO(nn.Module):
     input_bias
         Let the hidden layers' biases be functions, as in the paper's theory, in place of numbers: linear combinations
         of the input's channels are added before gelu.
+    coordinates
+        Append where a point lies to the input, around a periodic axis by its sine and cosine. Between walls the ghost
+        values tell; a periodic model without coordinates answers an input shifted by ``2^(levels - 1)`` points with the
+        shifted answer, which is wrong where forces have their places.
     num_parameters
         Scalars per sample that ``forward`` takes besides the functions; they scale and shift the hidden channels, see
         :class:`vcycle.layers.conditioning.Conditioning`.
@@ -136,6 +141,7 @@ class MgNO(nn.Module):
         residual: bool = False,
         zero_mean: bool = False,
         input_bias: bool = False,
+        coordinates: bool = False,
         num_parameters: int = 0,
         native_shape: Sequence[int] | None = None,
         resampling: Resampling = "layers",
@@ -151,7 +157,7 @@ class MgNO(nn.Module):
         for key, count in counts.items():
             _check.integer(key, count, 1)
         _check.integer("num_parameters", num_parameters, 0)
-        widths = _read_width(width, levels)
+        widths, self.smoothing = _read_width(width, levels), _read_smoothing(smoothing, levels, cycle)
         zeros = isinstance(boundary, str) and boundary == "zeros"
         if isinstance(boundary, Boundary):
             num_axes = len(boundary.kinds)
@@ -163,12 +169,12 @@ class MgNO(nn.Module):
         if transfers is None:
             transfers = "centred" if centring == "vertex" and not zeros else "published"
         self.in_channels, self.out_channels, self.levels = in_channels, out_channels, levels
-        self.smoothing = _read_smoothing(smoothing, levels, cycle)
         self.num_axes, self.periodic = num_axes, (False,) * num_axes if zeros else kinds.periodic
         self.kinds, self.centring = kinds, centring
         self.native_shape, self.resampling = _read_native(native_shape, num_axes), resampling
         self.hard_boundary, self.zero_mean = hard_boundary, zero_mean
-        self.residual, self.checkpoint = residual, checkpoint
+        self.residual, self.coordinates, self.checkpoint = residual, coordinates, checkpoint
+        known = in_channels + (num_axes + sum(self.periodic) if coordinates else 0)  # channels of what layers see
         self._config = {
             "in_channels": in_channels,
             "out_channels": out_channels,
@@ -186,6 +192,7 @@ class MgNO(nn.Module):
             "residual": residual,
             "zero_mean": zero_mean,
             "input_bias": input_bias,
+            "coordinates": coordinates,
             "num_parameters": num_parameters,
             "native_shape": None if self.native_shape is None else list(self.native_shape),
             "resampling": resampling,
@@ -194,7 +201,7 @@ class MgNO(nn.Module):
         }
         self.W = nn.ModuleList(
             MultigridLayer(
-                in_channels if i == 0 else widths,  # hidden right-hand sides are as wide as the solution on each level
+                known if i == 0 else widths,  # hidden right-hand sides are as wide as the solution on each level
                 widths,
                 Padding.zeros(num_axes) if zeros else Padding.of(kinds, centring),
                 smoothing=self.smoothing,
@@ -205,11 +212,11 @@ class MgNO(nn.Module):
             for i in range(depth)
         )
         hidden = widths[0]
-        self.B = nn.ModuleList(Pointwise(in_channels if i == 0 else hidden, hidden, num_axes) for i in range(depth))
+        self.B = nn.ModuleList(Pointwise(known if i == 0 else hidden, hidden, num_axes) for i in range(depth))
         self.head = Pointwise(hidden, out_channels, num_axes, bias=False)
         self.D = None
         if input_bias:
-            self.D = nn.ModuleList(Pointwise(in_channels, hidden, num_axes, bias=False) for _ in range(depth - 1))
+            self.D = nn.ModuleList(Pointwise(known, hidden, num_axes, bias=False) for _ in range(depth - 1))
         self.conditioning = Conditioning(num_parameters, hidden, sites=depth) if num_parameters else None
         if init == "scaled":
             scale_weights(list(self.W), list(self.B), self.head)  # type: ignore[arg-type]
@@ -258,11 +265,12 @@ class MgNO(nn.Module):
     def is_equivariant(self, shape: Sequence[int]) -> bool:
         """Return whether shifts by ``2^(levels - 1)`` points along the periodic axes commute with the operator.
 
-        They do where that step divides every periodic axis of ``shape``; with no periodic axis nothing is shifted.
+        They do where that step divides every periodic axis of ``shape`` and the model is not given coordinates; with no
+        periodic axis nothing is shifted.
         """
         step = self.size_step
         periodic = [n for n, closed in zip(shape, self.periodic, strict=True) if closed]
-        return bool(periodic) and all(n % step == 0 for n in periodic)
+        return bool(periodic) and not self.coordinates and all(n % step == 0 for n in periodic)
 
     def forward(self, u: Tensor, parameters: Tensor | None = None) -> Tensor:
         """Map ``(batch, in_channels, *space)`` to ``(batch, out_channels, *space)``.
@@ -304,7 +312,7 @@ class MgNO(nn.Module):
         maps: Sequence[Tensor | None] = [None] * len(self.W)
         if self.conditioning is not None:
             maps = list(self.conditioning(parameters, len(u)))
-        v = u
+        v = u = append_smooth_coordinates(u, self.centring, self.periodic) if self.coordinates else u
         for i, around in enumerate(maps):
             if self.checkpoint and torch.is_grad_enabled() and i < len(maps) - 1:
                 v = recompute(self._layer, i, v, u, around, steps, use_reentrant=False, preserve_rng_state=False)

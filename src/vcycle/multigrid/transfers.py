@@ -122,11 +122,45 @@ class _Geometry:
     transposed: bool = False
 
     def apply(self, u: Tensor, weight: Tensor, padding: Padding) -> Tensor:
+        """Return the convolution of padded values."""
         padded = _narrowed(padding.pad(u), (0,) * padding.num_axes, self.reach)
+        if padding.num_axes == 1:
+            return self._of_rows()._convolved(padded.unsqueeze(2), weight.unsqueeze(2)).squeeze(2)
+        return self._convolved(padded, weight)
+
+    def gradients(
+        self, gradient: Tensor, padded: Tensor, weight: Tensor, wanted: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of what was padded and of the weight, where ``wanted``."""
+        if gradient.ndim == 3:
+            rows = gradient.unsqueeze(2), padded.unsqueeze(2), weight.unsqueeze(2)
+            for_padded, for_weight = self._of_rows().gradients(*rows, wanted)
+            return _line(for_padded), _line(for_weight)
+        zeros = [0] * len(self.stride)
+        crop, extend = self.crop or zeros, self.extend or zeros
+        dilation, groups, mask = [1] * len(zeros), 1, [*wanted, False]
+        return torch.ops.aten.convolution_backward(
+            gradient, padded, weight, None, self.stride, crop, dilation, self.transposed, extend, groups, mask
+        )[:2]
+
+    def _of_rows(self) -> "_Geometry":
+        """Return the same for lines that are written as planes of one row.
+
+        On lines PyTorch would leave the layout in which convolutions are fastest.
+        """
+        crop, extend = ((0, *sizes) if sizes else () for sizes in (self.crop, self.extend))
+        return _Geometry((1, *self.stride), (1, *self.reach), crop, extend, self.transposed)
+
+    def _convolved(self, padded: Tensor, weight: Tensor) -> Tensor:
+        num_axes = padded.ndim - 2
         if self.transposed:
-            transpose = _CONV_TRANSPOSE[padding.num_axes]
+            transpose = _CONV_TRANSPOSE[num_axes]
             return transpose(padded, weight, stride=self.stride, padding=self.crop, output_padding=self.extend)
-        return _CONV[padding.num_axes](padded, weight, stride=self.stride)
+        return _CONV[num_axes](padded, weight, stride=self.stride)
+
+
+def _line(row: Tensor | None) -> Tensor | None:
+    return None if row is None else row.squeeze(2)
 
 
 def _convolve(u: Tensor, weight: Tensor, padding: Padding, geometry: _Geometry) -> Tensor:
@@ -161,21 +195,9 @@ class _PaddedConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (u, weight), padding, geometry = ctx.saved_tensors, ctx.padding, ctx.geometry
-        zeros = [0] * padding.num_axes
         padded = padding.pad(u.to(gradient.dtype))  # under autocast the result may be of lower precision
-        for_u, for_weight, _ = torch.ops.aten.convolution_backward(
-            gradient,
-            _narrowed(padded, zeros, geometry.reach),
-            weight.to(gradient.dtype),
-            None,
-            geometry.stride,
-            geometry.crop or zeros,
-            [1] * padding.num_axes,
-            geometry.transposed,
-            geometry.extend or zeros,
-            1,
-            [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
-        )
+        read = _narrowed(padded, (0,) * padding.num_axes, geometry.reach)
+        for_u, for_weight = geometry.gradients(gradient, read, weight.to(gradient.dtype), ctx.needs_input_grad[:2])
         if for_u is not None:
             missing = [p - r for p, r in zip(padded.shape[2:], geometry.reach, strict=True)]
             if any(missing):

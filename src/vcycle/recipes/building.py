@@ -89,7 +89,8 @@ def build_problem(name: str, shape: tuple[int, ...], arguments: Mapping[str, Any
 def build_model(name: str, data: "Dataset", arguments: Mapping[str, Any], *, seed: int = 0) -> "nn.Module":
     """Build a model for a data set; what the data determine follows them where it is not given.
 
-    That are channels, boundary, centring and the number of scalar parameters.
+    That are channels, boundary, centring, the number of scalar parameters and, where an axis is periodic, that MgNO is
+    given coordinates.
 
     Parameters
     ----------
@@ -119,7 +120,7 @@ def build_model(name: str, data: "Dataset", arguments: Mapping[str, Any], *, see
     inputs, outputs = data.inputs, data.outputs
     settings: dict[str, Any] = {"in_channels": inputs.shape[1], "out_channels": outputs.shape[1]}
     settings |= {"num_axes": data.grid.num_axes, "boundary": data.boundary, "centring": data.grid.centring}
-    settings |= {"num_parameters": len(data.parameter_names)}
+    settings |= {"num_parameters": len(data.parameter_names), "coordinates": any(data.boundary.periodic)}
     chosen = {key: value for key, value in settings.items() if key in wanted} | {
         k: tuples(v) for k, v in arguments.items()
     }
