@@ -1,6 +1,7 @@
 """Derivatives of series, residuals in coefficients, and the operator NSM."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from vcycle.layers.derivatives import chebyshev_derivative, chebyshev_integral, 
 from vcycle.layers.transforms import chebyshev_nodes, chebyshev_series, fourier_series, resample
 from vcycle.metrics import relative_l2
 from vcycle.models import NeuralSpectral
-from vcycle.objectives.parseval import PeriodicPoissonLoss
+from vcycle.objectives.parseval import PeriodicPoissonLoss, ReactionDiffusionLoss
 
 
 def random(*shape, seed=0):
@@ -94,6 +95,49 @@ def test_the_network_does_not_see_the_grid():
         assert_close(resample(model(coarse), (24, 24), (True, True), "cell"), model(fine))
 
 
+def on_time_and_ring(function, times, points, centring):
+    """Return a function of time on [0, 1] and place on the ring of length 2, ``(1, 1, times, points)``."""
+    t = torch.from_numpy(chebyshev_nodes(times))[:, None]
+    x = torch.from_numpy(Grid((points,), extent=(2.0,), periodic=True, centring=centring).coordinates()[0])
+    return function(t, x).expand(1, 1, times, points)
+
+
+@pytest.mark.parametrize("centring", ["cell", "vertex"])
+def test_reaction_diffusion_residual_is_that_of_the_functions(centring):
+    """Two exact solutions, and a function whose residual is known at every point, its product included."""
+    loss = ReactionDiffusionLoss(Grid((13,), (2.0,), periodic=True, centring=centring), 0.5, 0.1, 3.0)
+    growth = on_time_and_ring(lambda t, x: 1 / (1 + 4 * torch.exp(-1.5 * t)) + 0 * x, 24, 13, centring)
+    assert loss(growth) < 1e-20
+    decay = on_time_and_ring(lambda t, x: torch.exp(-0.45 * math.pi**2 * t) * (3 * math.pi * x).cos(), 24, 13, centring)
+    assert replace(loss, reaction=0.0)(decay) < 1e-20
+    made = on_time_and_ring(lambda t, x: t**2 * (1 + (6 * math.pi * x).sin()), 24, 13, centring)
+
+    def residual(t, x):
+        wave = 1 + (6 * math.pi * x).sin()
+        u, u_t, u_xx = t**2 * wave, 2 * t / 0.5 * wave, -((6 * math.pi) ** 2) * t**2 * (wave - 1)
+        return u_t - 0.1 * u_xx - 3.0 * u * (1 - u)
+
+    values = on_time_and_ring(residual, 48, 25, centring)
+    assert_close(loss(made), values.square().mean(), rtol=1e-10)  # Parseval; waves up to 12 on 25 points
+    with pytest.raises(ValueError, match=r"`grid` must be one periodic axis with an odd number of points"):
+        ReactionDiffusionLoss(Grid((12,), periodic=True))
+
+
+def test_initial_states_are_kept_whatever_the_weights():
+    torch.manual_seed(0)
+    options = {"modes": (6, 5), "width": 6, "depth": 2, "boundary": ("neumann", "periodic")}
+    model = NeuralSpectral(2, 1, initial_value=True, **options).double()
+    state = random(3, 2, 1, 11).expand(3, 2, 8, 11)
+    output = model(state)
+    analysis, _ = chebyshev_series(8, 8)
+    at_zero = np.where(np.arange(8) == 0, 1.0, math.sqrt(2)) * (-1.0) ** np.arange(8)
+    first = torch.einsum("t,bctx->bcx", torch.from_numpy(at_zero @ analysis), output)
+    assert_close(first, state[:, :1, 0], rtol=1e-10)
+    assert (output[:, :, -1] - state[:, :1, 0]).abs().max() > 0.01
+    with pytest.raises(ValueError, match=r"`initial_value` needs a first axis that is not periodic"):
+        NeuralSpectral(1, 1, initial_value=True, boundary="periodic")
+
+
 @pytest.mark.full
 def test_poisson_is_learned_without_solutions_to_a_percent():
     """Sources of correlation length 0.2 on 31 x 31 points, 3000 steps; judged by the solution, not by the residual.
@@ -128,3 +172,51 @@ def test_poisson_is_learned_without_solutions_to_a_percent():
         found = found - found.mean((2, 3), keepdim=True)
     error = relative_l2(found, exact).item()
     assert error < 0.01, error
+
+
+@pytest.mark.full
+def test_reaction_and_diffusion_are_learned_without_solutions():
+    """Smooth states on a ring, reaction 5, diffusion 0.01, time 1; judged by an ordinary integration of the same waves.
+
+    1.3 % was measured; the initial states kept are 63 % off.
+    """
+    from scipy.integrate import solve_ivp
+
+    times, points, steps = 12, 31, 1000
+    k = torch.arange(1, 5)
+
+    def draw(samples, seed):
+        waves = torch.randn(samples, 2, 4, generator=torch.Generator().manual_seed(seed)) / k
+        angle = 2 * math.pi * k * ((torch.arange(points) + 0.5) / points)[:, None]
+        state = torch.einsum("sk,nk->sn", waves[:, 0], angle.cos()) + torch.einsum(
+            "sk,nk->sn", waves[:, 1], angle.sin()
+        )
+        return torch.sigmoid(state - 1.0)
+
+    def solved(state):
+        symbol = -0.01 * (2 * math.pi * np.fft.rfftfreq(points, 1 / points)) ** 2
+
+        def slope(_, u):
+            return np.fft.irfft(symbol * np.fft.rfft(u), points) + 5.0 * u * (1 - u)
+
+        return solve_ivp(
+            slope, (0, 1), state.double().numpy(), t_eval=chebyshev_nodes(times), rtol=1e-8, atol=1e-10
+        ).y.T
+
+    torch.manual_seed(0)
+    loss = ReactionDiffusionLoss(Grid((points,), periodic=True))
+    options = {"modes": (10, 21), "width": 16, "depth": 2, "boundary": ("neumann", "periodic")}
+    model = NeuralSpectral(1, 1, initial_value=True, **options)
+    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 1e-3 ** (1 / steps))
+    for step in range(steps):
+        optimiser.zero_grad()
+        loss(model(draw(16, step)[:, None, None].expand(-1, 1, times, points))).backward()
+        optimiser.step()
+        schedule.step()
+    states = draw(16, 10**6)
+    exact = torch.stack([torch.from_numpy(solved(state)) for state in states])[:, None]
+    with torch.no_grad():
+        found = model(states[:, None, None].expand(-1, 1, times, points))
+    error = relative_l2(found.double(), exact).item()
+    assert error < 0.02, error

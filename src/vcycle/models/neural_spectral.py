@@ -14,7 +14,7 @@ from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.positions import places
 from vcycle.layers.precision import no_autocast, single
-from vcycle.layers.transforms import along, series
+from vcycle.layers.transforms import along, chebyshev_nodes, series
 from vcycle.models.base import GridModel, Where, conditioned
 
 
@@ -25,7 +25,8 @@ class NeuralSpectral(GridModel):
     ``z <- T gelu(T^-1 (A_l z + W_l z) + b_l)``, where ``A_l`` has a matrix for every coefficient, ``W_l`` one for all,
     and ``T`` takes values on twice as many points as there are coefficients per axis to coefficients. The cost does not
     depend on the grid. Trained on the equation's residual in coefficients
-    (:class:`vcycle.objectives.parseval.PeriodicPoissonLoss`) it needs no solutions.
+    (:class:`vcycle.objectives.parseval.PeriodicPoissonLoss`,
+    :class:`vcycle.objectives.parseval.ReactionDiffusionLoss`) it needs no solutions.
 
     Parameters
     ----------
@@ -39,13 +40,18 @@ class NeuralSpectral(GridModel):
         Number of layers; 4 in the paper.
     hard_boundary
         Multiply the output by sines that vanish on Dirichlet faces (the paper's mollifier), for outputs that do.
+    initial_value
+        The first axis is time from 0 to 1, values at :func:`~vcycle.layers.transforms.chebyshev_nodes`, whose cosines
+        are Chebyshev polynomials; the first input channels are the initial state, the same at all times; the output is
+        that state plus time times what the network says.
     **where
         See :class:`~vcycle.models.base.Where`. Boundary and centring choose the series.
 
     Raises
     ------
     ValueError
-        If a count is not positive.
+        If a count is not positive, or, with ``initial_value``, if the first axis is no such axis or the input has fewer
+        channels than the output.
 
     Notes
     -----
@@ -70,6 +76,7 @@ class NeuralSpectral(GridModel):
         width: int = 32,
         depth: int = 4,
         hard_boundary: bool = False,
+        initial_value: bool = False,
         **where: Unpack[Where],
     ) -> None:
         modes = _check.per_axis("modes", modes, self.axes_in(where))
@@ -82,8 +89,15 @@ class NeuralSpectral(GridModel):
             width=width,
             depth=depth,
             hard_boundary=hard_boundary,
+            initial_value=initial_value,
         )
         d, self.modes, self.hard_boundary = self.num_axes, tuple(modes), hard_boundary
+        self.initial_value = initial_value
+        if initial_value and (self.periodic[0] or self.centring != "cell" or in_channels < out_channels):
+            raise ValueError(
+                "`initial_value` needs a first axis that is not periodic, cells, and at least as many channels in as "
+                f"out. Got periodic={self.periodic}, {self.centring!r}, {in_channels} in and {out_channels} out."
+            )
         self.points = tuple(2 * k for k in modes)
         self.P = pointwise(in_channels + d, 4 * width, d)
         self.lift = pointwise(4 * width, width, d, bias=False)
@@ -105,7 +119,11 @@ class NeuralSpectral(GridModel):
                 z = self.coefficients(F.gelu(v))
             z = self.coefficients(self.out(self.Q(self.values(z, self.points))))
             found = self.values(z, u.shape[2:], self.centring)
-            return (found * self.mollifier(found) if self.hard_boundary else found).to(u.dtype)
+            found = found * self.mollifier(found) if self.hard_boundary else found
+            if self.initial_value:
+                time = torch.from_numpy(chebyshev_nodes(u.shape[2])).to(found)
+                found = u[:, : self.out_channels] + time.reshape(-1, *(1,) * (self.num_axes - 1)) * found
+            return found.to(u.dtype)
 
     def coefficients(self, v: Tensor, centring: Centring = "cell") -> Tensor:
         """Return the coefficients ``(batch, channel, *modes)`` of functions on a grid."""
