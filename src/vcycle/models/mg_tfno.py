@@ -6,7 +6,7 @@ from typing import Unpack
 from torch import Tensor
 
 from vcycle import _check
-from vcycle.layers.coordinates import append_coordinates
+from vcycle.layers.coordinates import append_smooth_coordinates
 from vcycle.layers.factorised import Factorisation
 from vcycle.layers.patching import Patching
 from vcycle.models.base import GridModel, Where
@@ -43,9 +43,10 @@ class MGTFNO(GridModel):
     Notes
     -----
     Patches after the authors' code. Differs from it in: one part of the network, not of the data, so that any grid and
-    any boundary can be taken; the coordinates of the domain are among what is cut; coarse windows in cells are centred
-    on the patch by means of two cells, where the code takes one; the margin of a patch is all that keeps its series
-    from wrapping around. Every layer has its own tensor, as in :class:`~vcycle.models.TFNO`.
+    any boundary can be taken; the coordinates of the domain are among what is cut, around a periodic axis by sine and
+    cosine, so that no window has a jump in it; coarse windows in cells are centred on the patch by means of two cells,
+    where the code takes one; the margin of a patch is all that keeps its series from wrapping around. Every layer has
+    its own tensor, as in :class:`~vcycle.models.TFNO`.
 
     References
     ----------
@@ -85,7 +86,7 @@ class MGTFNO(GridModel):
         )
         self.patching = Patching(levels, margin, self.periodic, self.centring)
         self.network = TFNO(
-            (in_channels + self.num_axes) * (levels + 1),
+            (in_channels + self.num_axes + sum(self.periodic)) * (levels + 1),
             out_channels,
             modes=modes,
             width=width,
@@ -101,5 +102,5 @@ class MGTFNO(GridModel):
         """Do what :meth:`forward` promises."""
         if maps is not None:  # (site, 2, batch, channel): patches are samples
             maps = maps.repeat_interleave(self.patching.num_patches, 2)
-        placed = append_coordinates(u, self.centring, self.periodic)
+        placed = append_smooth_coordinates(u, self.centring, self.periodic)
         return self.patching.around(lambda patches: self.network.operate(patches, maps), placed)
