@@ -29,6 +29,11 @@ def append_coordinates(u: Tensor, centring: Centring, periodic: tuple[bool, ...]
     return torch.cat([u, coordinates.expand(u.shape[0], *coordinates.shape)], dim=1)
 
 
+def count_smooth_coordinates(periodic: Sequence[bool]) -> int:
+    """Return how many channels :func:`append_smooth_coordinates` appends: one per axis, two around a periodic one."""
+    return len(periodic) + sum(periodic)
+
+
 def append_smooth_coordinates(u: Tensor, centring: Centring, periodic: Sequence[bool]) -> Tensor:
     """Append where a point lies: ``x`` along an axis between walls, its sine and cosine around a periodic one.
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vcycle import _check
 from vcycle.layers.convolution import pointwise
-from vcycle.layers.coordinates import append_smooth_coordinates
+from vcycle.layers.coordinates import append_smooth_coordinates, count_smooth_coordinates
 from vcycle.layers.kernel import BallKernel
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.models.base import GridModel, Where, conditioned
@@ -75,7 +75,7 @@ class GNO(GridModel):
             hidden=_check.integer("hidden", hidden, 1),
         )
         d = self.num_axes
-        known = in_channels + d + sum(self.periodic)
+        known = in_channels + count_smooth_coordinates(self.periodic)
         self.P = pointwise(known, width, d)
         self.W = pointwise(width, width, d)
         self.K = BallKernel(known, width, hidden, radius, d)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vcycle import _check
 from vcycle.layers.convolution import pointwise
-from vcycle.layers.coordinates import append_smooth_coordinates
+from vcycle.layers.coordinates import append_smooth_coordinates, count_smooth_coordinates
 from vcycle.layers.kernel import LowRankKernel
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.positions import quadrature_weights
@@ -74,7 +74,7 @@ class LNO(GridModel):
             hidden=_check.integer("hidden", hidden, 1),
         )
         d = self.num_axes
-        known = in_channels + d + sum(self.periodic)
+        known = in_channels + count_smooth_coordinates(self.periodic)
         self.P = pointwise(known, width, d)
         self.W = nn.ModuleList(pointwise(width, width, d) for _ in range(depth))
         self.K = nn.ModuleList(LowRankKernel(known, width, rank, hidden, d) for _ in range(depth))

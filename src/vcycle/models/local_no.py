@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vcycle import _check
 from vcycle.layers.convolution import pointwise
-from vcycle.layers.coordinates import append_smooth_coordinates
+from vcycle.layers.coordinates import append_smooth_coordinates, count_smooth_coordinates
 from vcycle.layers.domain import crop, pad_walls, read_padding
 from vcycle.layers.local import DifferenceConv, LocalIntegral
 from vcycle.layers.mlp import ChannelMLP, SoftGate
@@ -102,7 +102,7 @@ class LocalNO(GridModel):
             padding=read_padding(padding),
         )
         d, self.padding, place = self.num_axes, padding, (self.periodic, self.centring)
-        self.P = ChannelMLP(in_channels + d + sum(self.periodic), 2 * width, width, d)
+        self.P = ChannelMLP(in_channels + count_smooth_coordinates(self.periodic), 2 * width, width, d)
         self.K = nn.ModuleList(SpectralConv(width, width, modes) for _ in range(depth))
         self.W = nn.ModuleList(pointwise(width, width, d) for _ in range(depth))
         self.D = nn.ModuleDict(

@@ -6,7 +6,7 @@ from typing import Unpack
 from torch import Tensor
 
 from vcycle import _check
-from vcycle.layers.coordinates import append_smooth_coordinates
+from vcycle.layers.coordinates import append_smooth_coordinates, count_smooth_coordinates
 from vcycle.layers.factorised import Factorisation
 from vcycle.layers.patching import Patching
 from vcycle.models.base import GridModel, Where
@@ -86,7 +86,7 @@ class MGTFNO(GridModel):
         )
         self.patching = Patching(levels, margin, self.periodic, self.centring)
         self.network = TFNO(
-            (in_channels + self.num_axes + sum(self.periodic)) * (levels + 1),
+            (in_channels + count_smooth_coordinates(self.periodic)) * (levels + 1),
             out_channels,
             modes=modes,
             width=width,

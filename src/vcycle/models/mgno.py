@@ -14,7 +14,7 @@ from vcycle.errors import CheckpointError
 from vcycle.grid import Centring
 from vcycle.layers.conditioning import Conditioning, modulate
 from vcycle.layers.convolution import pointwise
-from vcycle.layers.coordinates import append_smooth_coordinates
+from vcycle.layers.coordinates import append_smooth_coordinates, count_smooth_coordinates
 from vcycle.layers.spacing import at_spacing, halvings, predicted_at_spacing
 from vcycle.layers.walls import vanish_on_walls
 from vcycle.models._inputs import check_input
@@ -174,7 +174,7 @@ class MgNO(nn.Module):
         self.native_shape, self.resampling = _read_native(native_shape, num_axes), resampling
         self.hard_boundary, self.zero_mean = hard_boundary, zero_mean
         self.residual, self.coordinates, self.checkpoint = residual, coordinates, checkpoint
-        known = in_channels + (num_axes + sum(self.periodic) if coordinates else 0)  # channels of what layers see
+        known = in_channels + (count_smooth_coordinates(self.periodic) if coordinates else 0)
         self._config = {
             "in_channels": in_channels,
             "out_channels": out_channels,

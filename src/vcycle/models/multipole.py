@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vcycle import _check
 from vcycle.layers.convolution import pointwise
-from vcycle.layers.coordinates import append_smooth_coordinates
+from vcycle.layers.coordinates import append_smooth_coordinates, count_smooth_coordinates
 from vcycle.layers.kernel import BallKernel
 from vcycle.layers.local import enlarge, halve
 from vcycle.layers.mlp import ChannelMLP
@@ -81,7 +81,7 @@ class MultipoleGNO(GridModel):
             radius=_check.positive("radius", radius),
             hidden=_check.integer("hidden", hidden, 1),
         )
-        d, known = self.num_axes, in_channels + self.num_axes + sum(self.periodic)
+        d, known = self.num_axes, in_channels + count_smooth_coordinates(self.periodic)
         self.P = pointwise(known, width, d)
         self.W = nn.ModuleList(pointwise(width, width, d) for _ in range(levels))
         self.K = nn.ModuleList(
