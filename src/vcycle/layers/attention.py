@@ -12,7 +12,62 @@ AttentionKind = Literal["galerkin", "fourier", "softmax"]
 ATTENTION_KINDS = ("galerkin", "fourier", "softmax")
 
 
-class KernelAttention(nn.Module):
+class AttentionHeads(nn.Module):
+    """Maps to queries, keys and values of every head, and the integral over keys; arguments as of its subclasses."""
+
+    def __init__(
+        self, width: int, heads: int, *, kind: AttentionKind, num_coordinates: int, gain: float, diagonal: float
+    ) -> None:
+        super().__init__()
+        if width % _check.integer("heads", heads, 1):
+            raise ValueError(f"`heads` must divide `width` = {width}. Got {heads}.")
+        self.kind = _check.choice("kind", kind, ATTENTION_KINDS)
+        self.heads, self.size = heads, width // heads
+        maps = [nn.Linear(width, width) for _ in range(3)]
+        for linear in maps:
+            nn.init.xavier_uniform_(linear.weight, gain=gain)
+            linear.weight.data += diagonal * torch.eye(width)
+            nn.init.zeros_(linear.bias)
+        self.to_query, self.to_key, self.to_value = maps
+        count = 0 if kind == "softmax" else 2
+        self.norms = nn.ModuleList(
+            nn.ModuleList(nn.LayerNorm(self.size, eps=1e-5) for _ in range(heads)) for _ in range(count)
+        )
+        self.out = nn.Linear(width + heads * num_coordinates, width)
+
+    def parts(self, v: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries of ``v``, keys and values of ``source``, ``(batch, head, point, size)``, normalised."""
+        query, key, value = (
+            self.split(self.to_query(v)),
+            self.split(self.to_key(source)),
+            self.split(self.to_value(source)),
+        )
+        if self.kind == "galerkin":
+            key, value = self._normalised(0, key), self._normalised(1, value)
+        elif self.kind == "fourier":
+            query, key = self._normalised(0, query), self._normalised(1, key)
+        return query, key, value
+
+    def integrate(self, query: Tensor, key: Tensor, value: Tensor, weights: Tensor) -> Tensor:
+        """Return the integral over keys, in float32 at least, ``(batch, head, point, size of value)``."""
+        with no_autocast(query):
+            query, key, value = single(query), single(key), single(value)
+            weights = weights.to(query.dtype)
+            if self.kind == "softmax":
+                scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+                return (scores + weights.log()).softmax(-1) @ value
+            scale = query.shape[-1] ** -0.5 if self.kind == "fourier" else 1.0
+            return scale * (query @ (key.transpose(-1, -2) @ (weights[:, None] * value)))
+
+    def split(self, v: Tensor) -> Tensor:
+        """Return ``(batch, head, point, size)`` of ``(batch, point, width)``."""
+        return v.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
+
+    def _normalised(self, which: int, part: Tensor) -> Tensor:
+        return torch.stack([norm(part[:, head]) for head, norm in enumerate(self.norms[which])], 1)  # type: ignore[arg-type,var-annotated]
+
+
+class KernelAttention(AttentionHeads):
     r"""Multi-head attention in which every sum over points is a quadrature.
 
     With quadrature weights :math:`w_j`, :math:`\sum_j w_j = 1`, and per head
@@ -58,22 +113,7 @@ class KernelAttention(nn.Module):
         gain: float = 1e-2,
         diagonal: float = 1e-2,
     ) -> None:
-        super().__init__()
-        if width % _check.integer("heads", heads, 1):
-            raise ValueError(f"`heads` must divide `width` = {width}. Got {heads}.")
-        self.kind = _check.choice("kind", kind, ATTENTION_KINDS)
-        self.heads, self.size = heads, width // heads
-        maps = [nn.Linear(width, width) for _ in range(3)]
-        for linear in maps:
-            nn.init.xavier_uniform_(linear.weight, gain=gain)
-            linear.weight.data += diagonal * torch.eye(width)
-            nn.init.zeros_(linear.bias)
-        self.to_query, self.to_key, self.to_value = maps
-        count = 0 if kind == "softmax" else 2
-        self.norms = nn.ModuleList(
-            nn.ModuleList(nn.LayerNorm(self.size, eps=1e-5) for _ in range(heads)) for _ in range(count)
-        )
-        self.out = nn.Linear(width + heads * num_coordinates, width)
+        super().__init__(width, heads, kind=kind, num_coordinates=num_coordinates, gain=gain, diagonal=diagonal)
 
     def forward(self, v: Tensor, coordinates: Tensor | None, weights: Tensor) -> Tensor:
         """Map features of points to features of points.
@@ -92,31 +132,12 @@ class KernelAttention(nn.Module):
         Tensor
             ``(batch, point, width)``.
         """
-        query, key, value = (self._split(m(v)) for m in (self.to_query, self.to_key, self.to_value))
-        if self.kind == "galerkin":
-            key, value = self._normalised(0, key), self._normalised(1, value)
-        elif self.kind == "fourier":
-            query, key = self._normalised(0, query), self._normalised(1, key)
+        query, key, value = self.parts(v, v)
         if coordinates is not None:
             place = coordinates.to(query.dtype).expand(*query.shape[:2], -1, -1)
             query, key, value = (torch.cat([part, place], -1) for part in (query, key, value))
-        with no_autocast(v):
-            mixed = self._integrate(single(query), single(key), single(value), weights)
+        mixed = self.integrate(query, key, value, weights)
         return self.out(mixed.transpose(1, 2).flatten(2).to(v.dtype))
-
-    def _integrate(self, query: Tensor, key: Tensor, value: Tensor, weights: Tensor) -> Tensor:
-        weights = weights.to(query.dtype)
-        if self.kind == "softmax":
-            scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-            return (scores + weights.log()).softmax(-1) @ value
-        scale = query.shape[-1] ** -0.5 if self.kind == "fourier" else 1.0
-        return scale * (query @ (key.transpose(-1, -2) @ (weights[:, None] * value)))
-
-    def _split(self, v: Tensor) -> Tensor:
-        return v.unflatten(-1, (self.heads, self.size)).transpose(1, 2)
-
-    def _normalised(self, which: int, part: Tensor) -> Tensor:
-        return torch.stack([norm(part[:, head]) for head, norm in enumerate(self.norms[which])], 1)  # type: ignore[arg-type,var-annotated]
 
 
 def rotate(v: Tensor, coordinate: Tensor, scale: float = 64.0, base: float = 1e4) -> Tensor:

@@ -4,11 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.layers.attention import AttentionKind, KernelAttention
-from vcycle.layers.precision import no_autocast, single
+from vcycle.layers.attention import AttentionHeads, AttentionKind
 
 
-class CrossFieldAttention(KernelAttention):
+class CrossFieldAttention(AttentionHeads):
     r"""Looks up every point of a field in another one: what is there, and how far away it is.
 
     With queries :math:`q` of the first field, keys :math:`k` and values :math:`v` of the second, embedded places
@@ -46,14 +45,12 @@ class CrossFieldAttention(KernelAttention):
 
     def __init__(self, width: int, heads: int, num_coordinates: int, *, kind: AttentionKind = "galerkin") -> None:
         _check.choice("kind", kind, ("galerkin", "softmax"))
-        super().__init__(width, heads, kind=kind, gain=1.0, diagonal=0.0)
+        super().__init__(width, heads, kind=kind, num_coordinates=0, gain=1.0, diagonal=0.0)
         self.place = nn.Linear(_check.integer("num_coordinates", num_coordinates, 1), width)
         self.what = _network(width)
         self.where = _network(width)
 
-    def forward(  # type: ignore[override]  # two fields in, two out
-        self, v: Tensor, source: Tensor, coordinates: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, v: Tensor, source: Tensor, coordinates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return appearance and motion.
 
         Parameters
@@ -76,15 +73,11 @@ class CrossFieldAttention(KernelAttention):
 
     def matched(self, v: Tensor, source: Tensor, coordinates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return the values that match, and their embedded places minus the points' own, ``(batch, point, width)``."""
-        query, key, value = self.to_query(v), self.to_key(source), self.to_value(source)
-        place = self.place(coordinates.to(v.dtype)).expand(len(v), -1, -1)
-        query, key, value, c = (self._split(part) for part in (query, key, value, place))
-        if self.kind == "galerkin":
-            key, value = self._normalised(0, key), self._normalised(1, value)
-        with no_autocast(v):
-            both = self._integrate(single(query), single(key), torch.cat([single(value), single(c)], -1), weights)
+        query, key, value = self.parts(v, source)
+        c = self.split(self.place(coordinates.to(v.dtype)).expand(len(v), -1, -1))
+        both = self.integrate(query, key, torch.cat([value, c], -1), weights)
         found, there = both.chunk(2, -1)
-        joined = [part.transpose(1, 2).flatten(2).to(v.dtype) for part in (found, there - single(c))]
+        joined = [part.transpose(1, 2).flatten(2).to(v.dtype) for part in (found, there - c)]
         return joined[0], joined[1]
 
 

@@ -84,7 +84,9 @@ class TimeConvolution(nn.Module):
 def interpolation(times: int, asked: int, like: Tensor) -> Tensor:
     """Return the matrix ``(asked, times)`` of the trigonometric interpolant between :func:`instants`, seen at others.
 
-    An even number of times has the highest frequency as a cosine alone, largest at its own times.
+    An even number of times has the highest frequency as a cosine alone, largest at its own times. Unlike
+    :func:`~vcycle.layers.transforms.resample`, which leaves out what a coarser grid does not resolve, this gives
+    values of the same function, however few are asked for.
     """
     turns = 2 * math.pi * (instants(asked, like)[:, None] - instants(times, like))
     waves = torch.arange(1, (times + 1) // 2, dtype=like.dtype, device=like.device)
