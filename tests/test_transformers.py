@@ -202,6 +202,23 @@ def test_scot_without_the_conditions_weights_does_not_depend_on_time():
     assert torch.equal(model(u, times[0]), model(u, times[1]))
 
 
+def test_scot_without_coordinates_cannot_tell_windows_of_a_torus_apart():
+    """A constant input has the same answer in all of them: no fixed force can be learnt."""
+    options = SCOT | {
+        "num_parameters": 0,
+        "patch": 1,
+        "boundary": "periodic",
+    }  # 8 points in a window of the coarser grid
+    constant = torch.ones(1, 2, 16, 24, dtype=torch.float64)
+
+    def spread(**further):
+        windows = build(ScOT, **options, **further)(constant).unflatten(3, (3, 8)).unflatten(2, (2, 8))
+        return (windows - windows[:, :, :1, :, :1]).abs().max().item()
+
+    assert spread() < 1e-12
+    assert spread(coordinates=True) > 0.01
+
+
 def test_scot_skips_start_as_the_identity():
     model, v = build(ScOT, **SCOT), random(1, 8, 8, 8)
     change = model.skips[0][0](v, None) - v

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vcycle import _check
 from vcycle.layers.conditioning import Conditioning, modulate
 from vcycle.layers.convolution import CONV, pointwise, unpatch
+from vcycle.layers.coordinates import append_smooth_coordinates, count_smooth_coordinates
 from vcycle.layers.depthwise import ConvNeXtBlock
 from vcycle.layers.domain import divisible
 from vcycle.layers.local import LocalConv
@@ -151,6 +152,10 @@ class ScOT(GridModel):
         the next one that it does.
     skip_depth
         Convolutional blocks per skip; 2 in the paper.
+    coordinates
+        Append where a point lies to the input, around a periodic axis by its sine and cosine; not in the paper.
+        Windows know differences of places alone: on a torus a constant input gets the same answer in every window of
+        the coarsest grid, which is wrong where forces have their places.
     **where
         See :class:`~vcycle.models.base.Where`. Windows and convolutions close around periodic axes and are cut at
         walls. The paper has one parameter, the lead time.
@@ -188,6 +193,7 @@ class ScOT(GridModel):
         window: int = 8,
         patch: int = 2,
         skip_depth: int = 2,
+        coordinates: bool = False,
         **where: Unpack[Where],
     ) -> None:
         super().__init__(
@@ -202,15 +208,17 @@ class ScOT(GridModel):
             window=_check.integer("window", window, 2),
             patch=_check.integer("patch", patch, 1),
             skip_depth=_check.integer("skip_depth", skip_depth, 0),
+            coordinates=coordinates,
         )
         d, periodic, self.step = self.num_axes, self.periodic, patch * 2 ** (stages - 1)
-        norms = _Norms()
+        self.coordinates, norms = coordinates, _Norms()
         sizes = [(width * 2**i, heads * 2**i) for i in range(stages)]
 
         def side(*, up: bool) -> nn.ModuleList:
             return nn.ModuleList(_Stage(c, depth, h, window, periodic, norms, up=up) for c, h in sizes)
 
-        self.embed, self.norm = CONV[d](in_channels, width, patch, stride=patch), norms(width)
+        known = in_channels + (count_smooth_coordinates(periodic) if coordinates else 0)
+        self.embed, self.norm = CONV[d](known, width, patch, stride=patch), norms(width)
         self.encoder, self.decoder = side(up=False), side(up=True)
         self.merge = nn.ModuleList(_Merge(c, d, norms) for c, _ in sizes[:-1])
         self.unmerge = nn.ModuleList(_Unmerge(c, d, norms) for c, _ in sizes[1:])
@@ -225,7 +233,9 @@ class ScOT(GridModel):
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
         """Do what :meth:`forward` promises."""
         shape, maps = u.shape[2:], None if maps is None else maps[0]
-        v = self.norm(self.embed(divisible(u, self.step, self.periodic, self.centring)), maps)
+        u = divisible(u, self.step, self.periodic, self.centring)
+        u = append_smooth_coordinates(u, self.centring, self.periodic) if self.coordinates else u
+        v = self.norm(self.embed(u), maps)
         kept = []
         for stage, merge, skip in zip(self.encoder, self.merge, self.skips, strict=False):
             before, v = v, stage(v, maps)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from vcycle import _check
 from vcycle.layers.convolution import pointwise
+from vcycle.layers.coordinates import append_smooth_coordinates, count_smooth_coordinates
 from vcycle.layers.domain import pad_walls, read_padding
 from vcycle.layers.mlp import ChannelMLP
-from vcycle.layers.positions import places
 from vcycle.layers.spectral import SpectralConv, convolve
 from vcycle.models.base import GridModel, Where, conditioned
 
@@ -50,7 +50,8 @@ class SpectralRefiner(GridModel):
     Notes
     -----
     Structure after the authors' code. Differs from it in: given states are channels, not a time axis of their own; time
-    is padded at its end, from 0 to the last state; plain coordinates; no projection onto fields free of divergence.
+    is padded at its end, from 0 to the last state; around a periodic axis sine and cosine stand for the coordinate; no
+    projection onto fields free of divergence.
 
     References
     ----------
@@ -87,7 +88,7 @@ class SpectralRefiner(GridModel):
             padding=read_padding(padding),
         )
         axes, self.padding, kept = self.num_axes + 1, padding, (*modes, time_modes)
-        self.P = ChannelMLP(in_channels + axes, 2 * width, width, axes)
+        self.P = ChannelMLP(in_channels + count_smooth_coordinates(self.periodic) + 1, 2 * width, width, axes)
         self.K = nn.ModuleList(SpectralConv(width, width, kept) for _ in range(depth))
         self.M = nn.ModuleList(ChannelMLP(width, 2 * width, width, axes) for _ in range(depth))
         self.W = nn.ModuleList(pointwise(width, width, axes) for _ in range(depth))
@@ -113,13 +114,13 @@ class SpectralRefiner(GridModel):
         steps = self.out_channels if steps is None else steps
         shape = (*u.shape[2:], steps + 1)  # with the time of the newest state
         time = torch.arange(steps + 1, dtype=u.dtype, device=u.device) / steps
-        coordinates = torch.meshgrid(*places(u, self.periodic, self.centring), time, indexing="ij")
-        repeated = u.unsqueeze(-1).expand(*u.shape, steps + 1)
-        v = self.P(torch.cat([repeated, torch.stack(coordinates).expand(u.shape[0], -1, *shape)], 1))
-        v = self._padded(v)
+        placed = append_smooth_coordinates(u, self.centring, self.periodic)
+        placed = placed.unsqueeze(-1).expand(*placed.shape, steps + 1)
+        v = self._padded(self.P(torch.cat([placed, time.expand(u.shape[0], 1, *shape)], 1)))
         for layer, (K, M, W) in enumerate(zip(self.K, self.M, self.W, strict=True)):
             v = F.gelu(conditioned(M(K(v)) + W(v), maps, layer))
-        return torch.cat([self._padded(repeated[:, -1:]), self.reduce(v).to(u.dtype)], 1)
+        newest = placed[:, self.in_channels - 1 : self.in_channels]
+        return torch.cat([self._padded(newest), self.reduce(v).to(u.dtype)], 1)
 
     def finish(self, u: Tensor, hidden: Tensor, last: SpectralConv, weight: Tensor) -> Tensor:
         """Return the states ``(batch, step, *space)`` that a last layer makes of what it sees, with given weights."""

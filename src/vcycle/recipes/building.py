@@ -89,8 +89,8 @@ def build_problem(name: str, shape: tuple[int, ...], arguments: Mapping[str, Any
 def build_model(name: str, data: "Dataset", arguments: Mapping[str, Any], *, seed: int = 0) -> "nn.Module":
     """Build a model for a data set; what the data determine follows them where it is not given.
 
-    That are channels, boundary, centring, the number of scalar parameters and, where an axis is periodic, that MgNO is
-    given coordinates.
+    That are channels, boundary, centring, the number of scalar parameters and, where an axis is periodic, coordinates
+    for the models that have them as an option (MgNO and ScOT).
 
     Parameters
     ----------
