@@ -18,8 +18,8 @@ from torch import nn
 import test_contract
 from helpers import assert_close
 from vcycle.boundary import Boundary
-from vcycle.layers.linear import resample_linearly
 from vcycle.layers.positions import points
+from vcycle.layers.transforms import resample_linearly
 from vcycle.layers.walls import vanish_on_walls
 from vcycle.models import MODELS
 from vcycle.models.galerkin_transformer import GalerkinTransformer, PublishedGalerkinTransformer

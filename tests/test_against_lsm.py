@@ -155,7 +155,7 @@ def test_default_network_but_for_its_convolutions(reference, monkeypatch):
     ours.body.up = nn.ModuleList(getattr(theirs, f"up{i}").conv for i in (4, 3, 2, 1))
     ours.Q.insert(0, theirs.outc)
     monkeypatch.setattr(ushape, "halve", theirs.down1.maxpool_conv[0])
-    monkeypatch.setattr(ushape, "enlarge", lambda v, shape: theirs.up1.up(v))
+    monkeypatch.setattr(ushape, "enlarge", lambda v, shape, periodic: theirs.up1.up(v))
     u = random(2, 2, 32, 32)
     with torch.no_grad():
         assert_close(ours(u), theirs(u.movedim(1, -1)).movedim(-1, 1))

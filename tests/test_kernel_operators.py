@@ -251,6 +251,14 @@ def test_a_finer_grid_gives_the_same_function():
     assert_close(model(wave(24))[..., ::3, ::3], model(wave(8)))
 
 
+def test_outputs_close_around_a_ring():
+    model, u, ends = deeponet(boundary="periodic"), random(2, 2, 6, 8), torch.tensor([[0.0, 0.3], [1.0, 0.3]]).double()
+    first, last = model.at(u, ends).unbind(-1)
+    assert_close(last, first, rtol=1e-12)
+    first, last = deeponet().at(u, ends).unbind(-1)
+    assert (last - first).abs().min() > 1e-4  # between walls both ends are two places
+
+
 @pytest.mark.full
 def test_deeponet_learns_the_antiderivative_also_between_the_points():
     """300 functions at 32 points: 0.6 % was measured, and as much at places that training has not seen."""

@@ -19,6 +19,7 @@ from vcycle.layers.transforms import (
     fourier_series,
     fourier_synthesis,
     resample,
+    resample_linearly,
     signed,
     symmetric,
 )
@@ -135,6 +136,17 @@ def test_refinement_interpolates_and_comes_back(n, centring, offset, periodic):
     fine = resample(u, (m,), (periodic,), centring)
     assert_close(fine[..., offset::3], u, rtol=1e-12)
     assert_close(resample(fine, (n,), (periodic,), centring), u, rtol=1e-12)
+
+
+@pytest.mark.parametrize("resampling", [resample, resample_linearly])
+def test_resampling_keeps_single_precision_where_products_are_in_half(resampling):
+    v = torch.randn(2, 1, 9, 12, generator=torch.Generator().manual_seed(0))
+    plain = resampling(v, (14, 8), (True, False), "cell")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(resampling(v, (14, 8), (True, False), "cell"), plain)
+        half = resampling(v.bfloat16(), (14, 8), (True, False), "cell")
+    assert half.dtype == torch.bfloat16
+    assert (half - plain).norm() < 4e-3 * plain.norm()  # what rounding the input and the output costs
 
 
 def test_along_multiplies_the_axis_that_is_named():

@@ -76,6 +76,15 @@ def test_dirichlet_faces_are_zero_whatever_the_weights(boundary):
     assert model.mollifier(u).expand(9, 11)[1:-1, 1:-1].min() > 0.05
 
 
+def test_walls_in_space_do_not_hold_the_solution_back_in_time():
+    """With Dirichlet faces all around, the first axis being time, the change is zero on the faces in space alone."""
+    options = {"modes": 5, "width": 6, "depth": 2, "boundary": "dirichlet", "centring": "cell"}
+    model = NeuralSpectral(1, 1, hard_boundary=True, initial_value=True, **options).double()
+    line = model.mollifier(random(1, 1, 9, 11))
+    assert line.shape == (11,)
+    assert_close(line, torch.sin(math.pi * (torch.arange(11).double() + 0.5) / 11))
+
+
 def test_coefficients_and_values_are_inverse_and_output_has_its_modes():
     model = NeuralSpectral(1, 1, modes=6, boundary=("periodic", "neumann"), centring="vertex").double()
     z = random(1, 3, 6, 6)

@@ -46,14 +46,16 @@ def test_blocks_are_what_lies_around_the_patch_on_coarser_grids(margin):
             assert torch.equal(patches[:, *p, level], expected), (level, p)
 
 
+@pytest.mark.parametrize("size", [8, 9])
 @pytest.mark.parametrize("periodic", [False, True])
-def test_windows_in_cells_are_centred_on_their_patch(periodic):
-    patching, n = Patching(2, 0.25, (periodic,)), 32
+def test_windows_in_cells_are_centred_on_their_patch(periodic, size):
+    patching, n = Patching(2, 0.25, (periodic,)), 4 * size
     x = (torch.arange(n).double() + 0.5) / n
     blocks = patching.split(x[None, None])  # (patch, level, point)
     for p in range(4):
         for level in range(3):
-            places = (p + 0.5) / 4 + (torch.arange(-6, 6) + 0.5) * 2**level / n
+            half = size / 2 + 2
+            places = (p + 0.5) / 4 + (torch.arange(size + 4).double() + 0.5 - half) * 2**level / n
             # where no cell of the window or of its mean lies beyond a wall
             inside = (places > (2**level) / n) & (places < 1 - (2**level) / n)
             assert inside.sum() > 2

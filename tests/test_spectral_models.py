@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from helpers import assert_close
+from vcycle.grid import Grid
 from vcycle.layers.group import act
+from vcycle.layers.positions import squared_distance
 from vcycle.layers.transforms import resample
 from vcycle.models import AFNO, FFNO, FNO, GFNO, LSM, MODELS, T1, TFNO, UNO, FactFormer, GalerkinTransformer, UNet
 
@@ -70,6 +72,17 @@ def on_cells(model, n, periodic):
         return torch.nn.functional.avg_pool2d(model(smooth(n, n, periodic=periodic)), n // 8)
 
 
+@pytest.mark.parametrize(
+    ("boundary", "centring"), [("dirichlet", "cell"), ("dirichlet", "vertex"), ("periodic", "vertex")]
+)
+def test_squared_distance_is_that_of_places_in_the_box(boundary, centring):
+    """One in a corner of the box; periodic vertices lie half a spacing off, so that they are symmetric."""
+    grid = Grid((5, 9), centring=centring, periodic=boundary == "periodic")
+    x, y = (2 * line - line[0] - line[-1] for line in grid.coordinates())
+    found = squared_distance(random(1, 1, 5, 9), grid.periodic, centring)[0, 0]
+    assert_close(found, torch.as_tensor((x[:, None] ** 2 + y**2) / 2))
+
+
 @pytest.mark.parametrize("boundary", ["periodic", "neumann"])
 @pytest.mark.parametrize("name", FREE)
 def test_refining_the_grid_converges_to_second_order(name, boundary):
@@ -102,6 +115,29 @@ def test_periodic_spectral_models_without_coordinates_commute_with_shifts(name):
             if key in ("weight", "0.weight") and name != "gfno":
                 weight[:, 2:] = 0
     u, step = random(1, 2, 16, 12), 2  # twice the finest spacing, for the halved grid of the U
+    assert_close(model(u.roll(step, 2)), model(u).roll(step, 2), rtol=1e-12)
+    assert_close(model(u.roll(step, 3)), model(u).roll(step, 3), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("unet", {"width": 4, "depth": 2}),
+        ("resnet", {"width": 4, "depth": 2}),
+        ("monet", {"width": 4, "levels": 3}),
+        ("multipole_gno", {"width": 4, "hidden": 4, "levels": 3, "radius": 0.1}),
+    ],
+)
+def test_networks_on_several_grids_know_no_seam_around_a_torus(name, options):
+    """Without coordinates they commute with shifts by the spacing of their coarsest grid."""
+    model = build(MODELS[name], boundary="periodic", **options)
+    with torch.no_grad():
+        lifted = [model.P.conv if hasattr(model.P, "conv") else model.P]
+        if name == "multipole_gno":
+            lifted += [part for kernel in model.K for part in (kernel.here, kernel.there)]
+        for part in lifted:
+            part.weight[:, 2:] = 0
+    u, step = random(1, 2, 16, 24), 4
     assert_close(model(u.roll(step, 2)), model(u).roll(step, 2), rtol=1e-12)
     assert_close(model(u.roll(step, 3)), model(u).roll(step, 3), rtol=1e-12)
 

@@ -18,10 +18,10 @@ from vcycle import _check
 from vcycle.grid import Centring, Grid
 from vcycle.layers.convolution import CONV
 from vcycle.layers.precision import no_autocast, single
+from vcycle.layers.transforms import resample_linearly
 
 _APPLY = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class LocalConv(nn.Module):
@@ -77,9 +77,9 @@ def halve(v: Tensor) -> Tensor:
     return _POOL[v.ndim - 2](v, 2, ceil_mode=True, count_include_pad=False)
 
 
-def enlarge(v: Tensor, shape: Sequence[int]) -> Tensor:
-    """Interpolate linearly to ``shape`` points per axis."""
-    return F.interpolate(v, tuple(shape), mode=_LINEAR[v.ndim - 2], align_corners=False)
+def enlarge(v: Tensor, shape: Sequence[int], periodic: Sequence[bool] = ()) -> Tensor:
+    """Interpolate linearly to ``shape`` points per axis, across the seam of those that ``periodic`` says are closed."""
+    return resample_linearly(v, shape, periodic or (False,) * len(shape), "cell")
 
 
 class DifferenceConv(nn.Module):

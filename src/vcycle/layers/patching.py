@@ -27,8 +27,9 @@ class Patching:
     margin
         Points added around the windows on each side, which :meth:`stitch` crops, as a share of a patch; at least one.
     periodic, centring
-        As in :class:`~vcycle.grid.Grid`. Windows wrap around periodic axes and are reflected at walls. In cells a point
-        of a coarse window lies between two of the grid, and its value is their mean: so the window is centred.
+        As in :class:`~vcycle.grid.Grid`. Windows wrap around periodic axes and are reflected at walls. In cells, where
+        patches have an even number of points, a point of a coarse window lies between two of the grid, and its value is
+        their mean: so the window is centred. On vertices it is a point of the grid, at most half a coarse spacing off.
 
     Raises
     ------
@@ -132,12 +133,13 @@ class Patching:
         size, extra, closed = self.size(n), self.extra(n), self.periodic[axis - 2]
         patch = torch.arange(2**self.levels, device=v.device)[:, None] * size
         point = torch.arange(-extra, size + extra, device=v.device) * step
-        index = (patch - (step - 1) * size // 2 + point).flatten()
-        if level == 0 or self.centring == "vertex":
-            return v.index_select(axis, self._inside(index, n, closed))
-        # the middle of `step` cells lies between two of them
-        low, high = (self._inside(index + step // 2 - near, n, closed) for near in (1, 0))
-        return (v.index_select(axis, low) + v.index_select(axis, high)) / 2
+        index = (patch + point).flatten()
+        if self.centring == "vertex":
+            return v.index_select(axis, self._inside(index - (step - 1) * size // 2, n, closed))
+        back = (step - 1) * (size - 1)  # twice what takes the middle of the window to that of the patch
+        low, high = (self._inside(index - half, n, closed) for half in (back - back // 2, back // 2))
+        found = v.index_select(axis, low)
+        return (found + v.index_select(axis, high)) / 2 if back % 2 else found
 
     def _inside(self, index: Tensor, n: int, closed: bool) -> Tensor:  # noqa: FBT001  # one axis of `periodic`
         return index % n if closed else folded(index, n, self.centring)

@@ -25,6 +25,18 @@ def points(u: Tensor, periodic: Sequence[bool], centring: Centring) -> Tensor:
     return torch.stack(torch.meshgrid(*places(u, periodic, centring), indexing="ij"), -1).flatten(0, -2)
 
 
+def wound(x: Tensor, periodic: Sequence[bool]) -> Tensor:
+    """Return coordinates ``(.., num_axes)`` with the sine and the cosine in place of those around periodic axes.
+
+    ``(.., num_axes + number of periodic axes)``: the same at both ends of a period.
+    """
+    parts = []
+    for axis, closed in enumerate(periodic):
+        angle = 2 * math.pi * x[..., axis]
+        parts += [angle.sin(), angle.cos()] if closed else [x[..., axis]]
+    return torch.stack(parts, -1)
+
+
 def axis_weights(u: Tensor, periodic: Sequence[bool], centring: Centring) -> list[Tensor]:
     """Return per axis the weights ``(n,)`` of the midpoint or trapezoidal rule for the mean; their sum is one.
 
@@ -48,14 +60,15 @@ def quadrature_weights(u: Tensor, periodic: Sequence[bool], centring: Centring) 
     return weights
 
 
-def squared_distance(u: Tensor) -> Tensor:
-    """Return the squared distance from the middle of the array over that of a corner, ``(1, 1, *space)``.
+def squared_distance(u: Tensor, periodic: Sequence[bool], centring: Centring) -> Tensor:
+    """Return the squared distance from the middle of the points over that of a corner of the box, ``(1, 1, *space)``.
 
     Quarter turns and reflections of the array leave it as it is, whatever the centring.
     """
     total = torch.zeros((), dtype=u.dtype, device=u.device)
-    for axis, n in enumerate(u.shape[2:]):
-        x = (2 * torch.arange(n, dtype=u.dtype, device=u.device) + 1 - n) / n
+    for axis, (n, closed) in enumerate(zip(u.shape[2:], periodic, strict=True)):
+        intervals = n if closed or centring == "cell" else n - 1
+        x = (2 * torch.arange(n, dtype=u.dtype, device=u.device) + 1 - n) / intervals
         total = total + x.square().reshape(-1, *(1,) * (u.ndim - 3 - axis))
     return (total / (u.ndim - 2))[None, None]
 

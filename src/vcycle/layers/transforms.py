@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vcycle import _check
 from vcycle.grid import Centring
+from vcycle.layers.precision import no_autocast, single
 
 Matrices = tuple[np.ndarray, np.ndarray]
 """Analysis ``(coefficients, points)`` and synthesis ``(points, coefficients)``, float64."""
@@ -122,12 +123,39 @@ def resample(v: Tensor, shape: Sequence[int], periodic: Sequence[bool], centring
     Tensor
         ``(batch, channel, *shape)``.
     """
-    for axis, (n, closed) in enumerate(zip(shape, periodic, strict=True)):
-        if n == v.shape[2 + axis]:
-            continue
-        kind = "around" if closed else "between walls"
-        v = along(_matrix(v, kind, 0, v.shape[2 + axis], n, offset_of(centring)), v, 2 + axis)
-    return v
+    return _interpolated(v, shape, periodic, centring, "")
+
+
+def resample_linearly(v: Tensor, shape: Sequence[int], periodic: Sequence[bool], centring: Centring) -> Tensor:
+    """Evaluate the piecewise linear interpolant of functions on another grid of the same box.
+
+    Parameters
+    ----------
+    v
+        ``(batch, channel, *space)``.
+    shape
+        New number of points per axis.
+    periodic, centring
+        As in :class:`~vcycle.grid.Grid`. Interpolation closes periodic axes; between a wall and the cell next to it the
+        interpolant is constant.
+
+    Returns
+    -------
+    Tensor
+        ``(batch, channel, *shape)``.
+    """
+    return _interpolated(v, shape, periodic, centring, "hats ")
+
+
+def _interpolated(v: Tensor, shape: Sequence[int], periodic: Sequence[bool], centring: Centring, kind: str) -> Tensor:
+    """Multiply the axes whose size changes by the matrices of a kind of interpolation, in float32 at least."""
+    with no_autocast(v):
+        found = single(v)
+        for axis, (n, closed) in enumerate(zip(shape, periodic, strict=True), 2):
+            if n != v.shape[axis]:
+                where = "around" if closed else "between walls"
+                found = along(_matrix(found, kind + where, 0, v.shape[axis], n, offset_of(centring)), found, axis)
+        return found.to(v.dtype)
 
 
 def series(
@@ -232,6 +260,20 @@ def interpolation(n_from: int, n_to: int, offset: float, *, periodic: bool) -> M
     return matrix, matrix.T
 
 
+def hat_functions(n_from: int, n_to: int, offset: float, *, periodic: bool) -> Matrices:
+    """Return the matrix ``(n_to, n_from)`` of linear interpolation along an axis, and its adjoint."""
+    if periodic or offset:
+        place = (np.arange(n_to) + offset) * n_from / n_to - offset
+    else:
+        place = np.linspace(0, n_from - 1, n_to)
+    low = np.floor(place).astype(int)
+    matrix = np.zeros((n_to, n_from))
+    for index, share in ((low, 1 - (place - low)), (low + 1, place - low)):
+        column = index % n_from if periodic else index.clip(0, n_from - 1)
+        matrix = matrix + share[:, None] * (column[:, None] == np.arange(n_from))
+    return matrix, matrix.T
+
+
 def chebyshev_nodes(n: int) -> np.ndarray:
     """Return the ``n`` Chebyshev-Gauss points on [0, 1], ascending, float64."""
     return 0.5 - 0.5 * np.cos(np.pi * (np.arange(n) + 0.5) / n)
@@ -261,6 +303,8 @@ _BUILDERS: dict[str, Callable[..., Matrices]] = {
     "cosine": cosine_series,
     "around": partial(interpolation, periodic=True),
     "between walls": partial(interpolation, periodic=False),
+    "hats around": partial(hat_functions, periodic=True),
+    "hats between walls": partial(hat_functions, periodic=False),
 }
 
 

@@ -37,6 +37,7 @@ class UShape(nn.Module):
         blocks: Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
+        self.periodic = tuple(periodic)
         channels = self.channels(width, depth)
         self.first = conv_block(width, width, kernel, periodic)
         self.down = nn.ModuleList(conv_block(channels[i], channels[i + 1], kernel, periodic) for i in range(depth))
@@ -59,5 +60,5 @@ class UShape(nn.Module):
         v = passed.pop()
         for up in reversed(self.up):
             skip = passed.pop()
-            v = up(torch.cat([skip, enlarge(v, skip.shape[2:])], 1))
+            v = up(torch.cat([skip, enlarge(v, skip.shape[2:], self.periodic)], 1))
         return v

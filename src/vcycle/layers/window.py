@@ -69,11 +69,10 @@ class WindowAttention(nn.Module):
             m(tokens).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
             for m in (self.to_query, self.to_key, self.to_value)
         )
-        scores_bias = self._bias(sizes, v)
         with no_autocast(v):
             query, key = F.normalize(single(query), dim=-1), F.normalize(single(key), dim=-1)
             sharpness = self.sharpness.clamp(max=math.log(100.0)).exp()
-            scores = sharpness * (query @ key.transpose(-1, -2)) + single(scores_bias)
+            scores = sharpness * (query @ key.transpose(-1, -2)) + self._bias(sizes, v)
             if seen is not None:
                 scores = scores.masked_fill(~seen[:, None, None], -math.inf)
             mixed = scores.softmax(-1).to(value.dtype) @ value

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vcycle import _check
 from vcycle.layers.convolution import pointwise
-from vcycle.layers.coordinates import append_coordinates
+from vcycle.layers.coordinates import append_smooth_coordinates, count_smooth_coordinates
 from vcycle.layers.depthwise import DepthwiseConv
 from vcycle.layers.domain import crop, pad_walls, read_padding
 from vcycle.layers.mlp import ChannelMLP
@@ -139,7 +139,7 @@ class AFFNet(GridModel):
             padding=read_padding(padding),
         )
         d, self.padding = self.num_axes, padding
-        self.P = pointwise(in_channels + d, width, d)
+        self.P = pointwise(in_channels + count_smooth_coordinates(self.periodic), width, d)
         self.C = nn.ModuleList(_Bottleneck(width, expansion, kernel, self.periodic) for _ in range(depth))
         self.S = nn.ModuleList(
             FrequencyFilter(width, blocks, threshold=threshold, mask_input=mask_input) for _ in range(depth)
@@ -150,7 +150,7 @@ class AFFNet(GridModel):
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
         """Do what :meth:`forward` promises."""
         shape = u.shape[2:]
-        v = self.P(append_coordinates(u, self.centring, self.periodic))
+        v = self.P(append_smooth_coordinates(u, self.centring, self.periodic))
         blocks = zip(self.C, self.S, self.norms[::2], self.norms[1::2], strict=True)
         for layer, (C, S, before, between) in enumerate(blocks):
             v = v + C(before(v))

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcycle import _check
+from vcycle.layers.coordinates import count_smooth_coordinates
 from vcycle.layers.positions import points as places_of
+from vcycle.layers.positions import wound
 from vcycle.layers.transforms import resample
 from vcycle.models.base import GridModel, Where, conditioned
 
@@ -44,7 +46,8 @@ class DeepONet(GridModel):
     Notes
     -----
     As in the unstacked form of the paper the branch ends linearly and the trunk with its activation. Differs from it
-    in: gelu in place of relu, and sensors on a grid.
+    in: gelu in place of relu, sensors on a grid, and around periodic axes sine and cosine of the place, so that outputs
+    close.
 
     References
     ----------
@@ -81,9 +84,9 @@ class DeepONet(GridModel):
         values = in_channels
         for n in sensors:
             values *= n
-        inside = [width] * depth
+        inside, known = [width] * depth, count_smooth_coordinates(self.periodic)
         self.branch = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([values, *inside, terms * out_channels]))
-        self.trunk = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([self.num_axes, *inside, terms * out_channels]))
+        self.trunk = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([known, *inside, terms * out_channels]))
         self.bias = nn.Parameter(torch.full((out_channels,), 0.01))
 
     def amplitudes(self, u: Tensor, maps: Tensor | None = None) -> Tensor:
@@ -96,9 +99,10 @@ class DeepONet(GridModel):
 
     def functions(self, places: Tensor) -> Tensor:
         """Return the trunk's values ``(.., out_channels, terms)`` at places ``(.., num_axes)`` in the unit box."""
+        values = wound(places, self.periodic)
         for linear in self.trunk:
-            places = F.gelu(linear(places))
-        return places.unflatten(-1, (self.out_channels, -1))
+            values = F.gelu(linear(values))
+        return values.unflatten(-1, (self.out_channels, -1))
 
     def at(self, u: Tensor, places: Tensor, parameters: Tensor | None = None) -> Tensor:
         """Return the outputs at any places, ``(batch, out_channels, place)``.

@@ -15,11 +15,11 @@ from vcycle.layers.attention import AttentionKind, KernelAttention
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.domain import crop, pad_walls, read_padding
-from vcycle.layers.linear import resample_linearly
 from vcycle.layers.local import LocalConv
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.positions import points, quadrature_weights
 from vcycle.layers.spectral import SpectralConv
+from vcycle.layers.transforms import resample_linearly
 from vcycle.models.base import GridModel, Where, conditioned
 
 

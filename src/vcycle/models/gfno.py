@@ -95,7 +95,7 @@ class GFNO(GridModel):
         shape = u.shape[2:]
         maps = None if maps is None else maps.repeat_interleave(self.order, -1)  # the same for every element
         if self.position:
-            u = torch.cat([u, squared_distance(u).expand(u.shape[0], 1, *shape)], 1)
+            u = torch.cat([u, squared_distance(u, self.periodic, self.centring).expand(u.shape[0], 1, *shape)], 1)
         v = pad_walls(self.P(u), self.periodic, self.padding, self.centring, both=True)
         for layer, (K, W, M) in enumerate(zip(self.K, self.W, self.M, strict=True)):
             v = conditioned(M(self.norm(K(self.norm(v)))) + W(v), maps, layer)

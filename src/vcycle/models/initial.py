@@ -69,7 +69,7 @@ def _smooth_functions(layer: MultigridLayer, channels: int) -> Tensor:
     size = max(2 ** (len(layer.levels) - (axes == 3)), 2 * MODES)
     kind = {1: "linear", 2: "bilinear", 3: "trilinear"}[axes]
     u = F.interpolate(torch.randn(BATCH, channels, *(MODES,) * axes), size=(size,) * axes, mode=kind)
-    return (u / _spread(u)).to(next(layer.parameters()).dtype)
+    return (u / _spread(u)).to(next(layer.parameters()))
 
 
 def _spread(u: Tensor) -> float:

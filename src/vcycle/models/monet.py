@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vcycle import _check
 from vcycle.layers.convolution import pointwise
-from vcycle.layers.coordinates import append_coordinates
+from vcycle.layers.coordinates import append_smooth_coordinates, count_smooth_coordinates
 from vcycle.layers.local import enlarge, halve
 from vcycle.layers.norm import ChannelNorm
 from vcycle.models.base import GridModel, Where, conditioned
@@ -172,18 +172,18 @@ class MONet(GridModel):
                 for _ in range(count)
             )
 
-        self.P = pointwise(in_channels + self.num_axes, width, self.num_axes)
+        self.P = pointwise(in_channels + count_smooth_coordinates(self.periodic), width, self.num_axes)
         self.down, self.up = side(levels), side(levels - 1)
         self.Q = pointwise(width, out_channels, self.num_axes)
 
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
         """Do what :meth:`forward` promises."""
-        v = conditioned(self.P(append_coordinates(u, self.centring, self.periodic)), maps, 0)
+        v = conditioned(self.P(append_smooth_coordinates(u, self.centring, self.periodic)), maps, 0)
         kept: list[Tensor] = []
         for blocks in self.down:
             kept.append(blocks(v if not kept else halve(kept[-1])))
         v = kept.pop()
         for blocks in self.up:
             finer = kept.pop()
-            v = blocks(finer + enlarge(v, finer.shape[2:]))
+            v = blocks(finer + enlarge(v, finer.shape[2:], self.periodic))
         return self.Q(conditioned(v, maps, 1))

@@ -114,6 +114,6 @@ class MultipoleGNO(GridModel):
                 known[level], v, self.periodic, "cell" if level else self.centring
             )
             if level < len(self.U):
-                update = update + self.U[level](enlarge(below, v.shape[2:]))
+                update = update + self.U[level](enlarge(below, v.shape[2:], self.periodic))
             below = F.gelu(update)
         return below

@@ -139,12 +139,12 @@ class NeuralSpectral(GridModel):
         return z
 
     def mollifier(self, v: Tensor) -> Tensor:
-        """Return a function, ``space``, that is positive inside and zero on every Dirichlet face."""
+        """Return a function, ``space``, that is positive inside and zero on every Dirichlet face in space."""
         total = torch.ones((), dtype=v.dtype, device=v.device)
         lines = places(v, self.periodic, self.centring)
         for axis, (x, pair) in enumerate(zip(lines, self.kinds.kinds, strict=True)):
             low, high = (kind == "dirichlet" for kind in pair)
-            if low or high:
+            if (low or high) and not (self.initial_value and axis == 0):  # time has no walls
                 line = (math.pi * x).sin() if low and high else (math.pi / 2 * (x if low else 1 - x)).sin()
                 total = total * line.reshape(-1, *(1,) * (self.num_axes - 1 - axis))
         return total

@@ -144,21 +144,24 @@ class SRNO(GridModel):
 
     def _gathered(self, v: Tensor, corners: list[Any], shape: Sequence[int]) -> Tensor:
         """Return weighted features and distances of the nearest points, and the cell's size."""
-        parts = []
+        parts, here, there = [], self._grid(v.shape[2:]), self._grid(shape)
         for corner in itertools.product(*corners):
             weighted, distances = _weighted(v, corner)
             parts += [weighted, distances.expand(v.shape[0], *distances.shape)]
-        sizes = torch.tensor([2 * n / m for n, m in zip(v.shape[2:], shape, strict=True)], dtype=v.dtype)
+        ratios = [2 * fine / coarse for fine, coarse in zip(there.spacing, here.spacing, strict=True)]
+        sizes = torch.tensor(ratios, dtype=v.dtype)
         cell = sizes.to(v.device).reshape(1, -1, *(1,) * len(shape))
         return torch.cat([*parts, cell.expand(v.shape[0], -1, *shape)], 1)
+
+    def _grid(self, shape: Sequence[int]) -> Grid:
+        return Grid(tuple(shape), centring=self.centring, periodic=self.periodic)
 
     def _corners(self, u: Tensor, shape: Sequence[int]) -> list[Any]:
         """Return per axis the lower and the upper neighbour of every output point: index, weight, signed distance.
 
         Distances are in cells of the input. Beyond the outermost points, both neighbours are the same.
         """
-        here = Grid(tuple(u.shape[2:]), centring=self.centring, periodic=self.periodic)
-        there = Grid(tuple(shape), centring=self.centring, periodic=self.periodic)
+        here, there = self._grid(u.shape[2:]), self._grid(shape)
         axes = []
         for axis, (n, spacing) in enumerate(zip(here.shape, here.spacing, strict=True)):
             first = here.coordinates()[axis][0]

@@ -56,7 +56,7 @@ def solver_start(model: MgNO, problem: "Problem", *, seed: int = 0) -> MgNO:
     couplings, reaction = mean_stencil(problem)
     started = deepcopy(model)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # of the CPU, where weights are drawn
         scale_weights(
             [layer for layer in started.W if isinstance(layer, MultigridLayer)],
             list(started.B),

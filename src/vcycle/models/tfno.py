@@ -49,7 +49,7 @@ class TFNO(GridModel):
     Notes
     -----
     Differs from the authors' code in: every layer has its own tensor, and it is the real tensor of real and imaginary
-    parts that is factorised. The decomposition of the domain into patches is a matter of the data, not of this class.
+    parts that is factorised. The decomposition of the domain into patches is :class:`~vcycle.models.MGTFNO`.
 
     References
     ----------
