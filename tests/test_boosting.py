@@ -11,9 +11,14 @@ from vcycle import recipes
 from vcycle.data import Dataset
 from vcycle.grid import Grid
 from vcycle.metrics import relative_l2
-from vcycle.models import FNO
-from vcycle.training import fit
+from vcycle.models import FNO, MgNO, ResNet
+from vcycle.objectives import RelativeH1
+from vcycle.problems import Darcy, Heat
+from vcycle.training import FitConfig, fit
 from vcycle.training.boosting import boost, boosted, residuals
+from vcycle.training.config import Run
+from vcycle.training.networks import BoostedNetwork, takes_factor, unfilled
+from vcycle.training.task import Task
 
 QUICK = {"epochs": 1, "batch_size": 4, "loss": "l2", "progress": False}
 STILL = {"learning_rate": 1e-20, "config": {"weight_decay": 0.0}}
@@ -156,3 +161,58 @@ def test_stages_take_the_scalars_of_every_sample_and_are_saved_and_resumed(tmp_p
     again = recipes.train(train, **arguments)
     assert (tmp_path / "stage-1" / "operator" / "weights.safetensors").stat().st_mtime_ns == before
     assert torch.equal(again.predict(train.inputs, scalars), predicted)
+
+
+def test_every_stage_has_the_loss_of_the_data(monkeypatch):
+    """Arrays of residuals do not say whether solutions vanish on Dirichlet walls."""
+    problem = Darcy(Grid((8, 8)), boundary_values={"x_low": 1.0})
+    train, losses = vcycle.generate(problem, num_samples=4, progress=False), []
+
+    def noted(model, data, **arguments):
+        losses.append(
+            Task.of(model, data, validation=None, run=Run(1, 0, arguments["loss"], 4, 1e-3, FitConfig())).loss
+        )
+        return fit(model, data, **arguments)
+
+    monkeypatch.setattr("vcycle.training.boosting.fit", noted)
+    boost(Tiny, train, **(QUICK | {"loss": "h1"}))
+    assert losses == [RelativeH1(train.grid, train.boundary, zero_on_walls=False)] * 2
+
+
+@pytest.mark.parametrize("config", [{"pushforward": 2}, {"rollout_steps": [[0, 2]]}, {"noise": 0.1}])
+def test_what_needs_steps_is_refused_before_the_first_stage_trains(config):
+    times = [0.01, 0.02, 0.03]
+    heat = Heat(Grid((8, 8), centring="vertex", periodic=True), times=times)
+    train = vcycle.generate(heat, num_samples=3, progress=False).steps()
+    name = next(iter(config))
+    with pytest.raises(ValueError, match=rf"`{name}` must be None where `stages` is above 1.* Got stages 2\."):
+        boost(None, train, config=config, **QUICK)
+    assert len(boost(Tiny, train, stages=1, config=config, **QUICK).history) == 1
+
+
+def test_the_operator_of_another_run_is_not_overwritten(tmp_path):
+    def factory(in_channels, out_channels):
+        return ResNet(in_channels, out_channels, width=4, depth=1, boundary="neumann")
+
+    one = fit(factory(2, 1), data(), out=tmp_path / "one", **QUICK)
+    with pytest.raises(ValueError, match="`out` must not hold the operator of another run"):
+        boost(factory, data(), out=tmp_path / "one", resume=True, **QUICK)
+    assert vcycle.load(tmp_path / "one").training == one.training
+    assert not (tmp_path / "one" / "stage-0").exists()
+    for stages in (1, 2, 2):
+        boost(factory, data(), stages=stages, out=tmp_path / "two", resume=True, **QUICK)
+    assert len(vcycle.load(tmp_path / "two").training["stages"]) == 2
+
+
+def test_a_sum_takes_the_grids_that_all_its_networks_take():
+    torch.manual_seed(0)
+    mgno, coarse = (MgNO(1, 1, width=4, depth=1, levels=levels, native_shape=[8, 8]) for levels in (3, 2))
+    fno = FNO(1, 1, modes=2, width=4, depth=1)
+
+    def total(*networks):
+        return BoostedNetwork(networks, [unfilled([1, 1, 1])] * 2, [unfilled([1, 1, 1])] * 2, feed=False)
+
+    assert [total(*pair).size_step for pair in ((fno, fno), (coarse, mgno), (fno, coarse))] == [1, 4, 2]
+    assert [factor for factor in (1, 2, 3, 4) if takes_factor(total(fno, mgno), factor)] == [1, 2, 4]
+    assert [factor for factor in (1, 2, 3, 4) if takes_factor(total(fno, fno), factor)] == [1, 2, 3, 4]
+    assert not takes_factor(total(fno, Tiny(1, 1)), 2)

@@ -316,11 +316,27 @@ def test_exported_program_predicts_the_same(workplace, capsys):
     from vcycle import Dataset, load
 
     run, path = str(workplace / "run"), str(workplace / "operator.pt2")
-    run_json(capsys, "export", run, "--out", path)
+    assert run_json(capsys, "export", run, "--out", path)["parameter_names"] == []
     inputs = Dataset.open(workplace / "darcy.zarr").inputs.float()[:5]
     with torch.no_grad():
         exported = torch.export.load(path).module()(inputs)
     assert torch.allclose(exported, load(run).predict(inputs), rtol=1e-5, atol=1e-7)
+
+
+def test_export_says_which_scalars_the_program_takes(tmp_path, capsys):
+    from vcycle import Dataset, Grid, fit
+    from vcycle.models import ResNet
+
+    u, scalars = torch.randn(2, 4, 1, 8), {"speed": torch.rand(4), "angle": torch.rand(4)}
+    data = Dataset.from_arrays(*u, grid=Grid((8,)), parameters=scalars)
+    model = ResNet(1, 1, width=4, depth=1, num_axes=1, num_parameters=2)
+    fit(model, data, epochs=1, progress=False).save(tmp_path / "run")
+    command = ["export", str(tmp_path / "run"), "--out", str(tmp_path / "operator.pt2")]
+    assert run_json(capsys, *command)["parameter_names"] == ["speed", "angle"]
+    assert main(command) == 0
+    assert "inputs ('sample', 1, 8), parameters ('sample', 2) in the order speed, angle, float32;" in (
+        capsys.readouterr().out
+    )
 
 
 def test_conversion_there_and_back(workplace, capsys):

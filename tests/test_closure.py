@@ -58,6 +58,9 @@ def test_wrong_arguments_are_named():
         fit_in_the_loop(model, torch.zeros(1, 1, 5), steps=1)
     with pytest.raises(ValueError, match="`targets` must have shape"):
         fit_offline(model, torch.zeros(4, 5), torch.zeros(4, 3), steps=1)
+    model = ClosedDynamics(SMALL.resolved, nn.Conv1d(1, 1, 1), 0.01)
+    with pytest.raises(ValueError, match=r"`steps` must be at least 1\. Got 0"):
+        fit_in_the_loop(model, torch.zeros(1, 3, 5), steps=0)
 
 
 class Scaled(nn.Module):

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from vcycle._files import write_json
 from vcycle.cli import main
@@ -144,6 +146,34 @@ def test_errors_are_those_of_the_operator_that_was_kept(write, started, tmp_path
         )
 
 
+def test_models_with_scalars_are_restored_from_their_weights(tmp_path, monkeypatch):
+    from vcycle.data import Dataset
+    from vcycle.recipes.building import RecipeData
+    from vcycle.recipes.cell import _trained_outside
+    from vcycle.recipes.timing import restored
+
+    class Scaled(nn.Module):
+        num_parameters = 1
+
+        def __init__(self, channels):
+            super().__init__()
+            self.layer = nn.Conv2d(channels, 1, 1)
+
+        def forward(self, u, parameters):
+            return self.layer(u) * parameters[:, :, None, None]
+
+    monkeypatch.setattr(
+        sys.modules[__name__], "scaled", lambda *, in_channels, out_channels, grid: Scaled(in_channels), raising=False
+    )
+    u, nu = torch.rand(6, 1, 8, 8), torch.rand(6)
+    train = Dataset.from_arrays(u, u * nu[:, None, None, None], boundary="neumann", parameters={"nu": nu})
+    data = RecipeData(train, None, {"test": train}, {})
+    cell = Cell(str(tmp_path), {}, {"import": f"{__name__}:scaled"}, {}, cpu_seconds=0.1, seed=0)
+    operator = _trained_outside(cell, data, {"logger": []}, 0.1, tmp_path / "run", keep=True)
+    again = restored(cell, data)
+    assert torch.equal(*(o.predict(train.inputs, o.parameters_of(train)) for o in (operator, again)))
+
+
 def test_an_interrupted_study_goes_on(write, started, tmp_path, monkeypatch):
     study, out = write(), tmp_path / "out"
 
@@ -205,6 +235,27 @@ def test_more_seeds_for_those_that_lead(write, started, tmp_path):
     leading = min(board.boards[0].standings, key=lambda s: s.runs[0]["validation"]["relative_l2"])
     assert {s.label: [run["seed"] for run in s.runs] for s in board.boards[0].standings} == {
         s.label: [0, 1, 2] if s is leading else [0] for s in board.boards[0].standings
+    }
+
+
+def test_filters_choose_among_further_seeds_too_and_the_tables_show_all(write, started, tmp_path):
+    first = STUDY["datasets"][0]
+    datasets = [first, first | {"name": "other"}]
+    more = {"count": 1, "leading": 2}
+    study, out = write(datasets=datasets), tmp_path / "out"
+    run_study(study, out, progress=False)
+    study = write(datasets=datasets, more_seeds=more)
+    run_study(study, out, only=["theirs"], datasets=["darcy 8"], progress=False)
+    assert [job for job in started if job.endswith("seed-1")] == ["theirs/seed-1"]
+    assert not (out / "cells" / "other" / "theirs" / "seed-1").exists()
+    run_study(study, out, only=["theirs"], progress=False)
+    board = run_study(study, out, only=["MgNO"], datasets=["other"], progress=False)
+    seeds = {(b.name, s.label): [run["seed"] for run in s.runs] for b in board.boards for s in b.standings}
+    assert seeds == {
+        ("darcy 8", "MgNO"): [0],
+        ("darcy 8", "theirs"): [0, 1],
+        ("other", "MgNO"): [0, 1],
+        ("other", "theirs"): [0, 1],
     }
 
 

@@ -8,6 +8,7 @@ from helpers import assert_close
 from vcycle.boundary import Boundary
 from vcycle.errors import CheckpointError
 from vcycle.grid import Grid
+from vcycle.layers import spacing
 from vcycle.layers.conditioning import Conditioning, modulate
 from vcycle.layers.spacing import at_spacing, halvings, predicted_at_spacing
 from vcycle.layers.walls import vanish_on_walls
@@ -439,6 +440,21 @@ def test_recorded_for_any_number_of_samples_and_size(kind, centring, shape):
     for n, m in ((16, 12), (8, 8), (24, 32)):
         u = random(3, 1, n + shape[0] % 4, m + shape[1] % 4)
         assert_close(program(u), model(u))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [{}, {"native_shape": (8, 8)}, {"native_shape": (8, 8), "resampling": "network"}], ids=str
+)
+def test_one_with_parameters_is_recorded_for_any_number_of_samples(options):
+    model = build(1, 1, num_parameters=2, levels=2, width=3, **options).eval()
+    spacing._cubics.cache_clear()  # what is recorded must not be what is kept
+    samples = {0: torch.export.Dim("samples", min=1)}
+    example = (random(2, 1, 16, 16), random(2, 2))
+    program = torch.export.export(model, example, dynamic_shapes=(samples, samples)).module()
+    for batch in (1, 3):
+        given = random(batch, 1, 16, 16, seed=1), random(batch, 2, seed=2)
+        assert_close(program(*given), model(*given))
 
 
 def test_weights_of_another_model_are_named_in_one_line():

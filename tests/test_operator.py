@@ -413,3 +413,46 @@ def test_exported_mgno_takes_other_numbers_of_samples_and_points(tmp_path, suffi
                 session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
                 answer = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: a.numpy()})[0])
         assert (answer - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def with_scalars(name: str, **options) -> TrainedOperator:
+    u, v = torch.randn(2, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    scalars = {"speed": torch.linspace(10.0, 20.0, 4), "angle": torch.linspace(0.0, 1.0, 4)}
+    model = MODELS[name](1, 1, width=4, depth=2, num_parameters=2, **options)
+    return vc.fit(model, vc.Dataset.from_arrays(u, v, parameters=scalars), epochs=1, progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+@pytest.mark.parametrize(("name", "options"), [("fno", {"modes": 3}), ("mgno", {"levels": 2})])
+def test_exported_operator_takes_scalars_and_names_them(tmp_path, name, options, suffix):
+    if suffix == "onnx":
+        runtime = [pytest.importorskip(package) for package in ("onnx", "onnxscript", "onnxruntime")][-1]
+    torch.manual_seed(0)
+    operator = with_scalars(name, **options)
+    path = export_operator(operator, tmp_path / f"operator.{suffix}")
+    if suffix == "pt2":
+        said = {"vcycle.json": ""}
+        program = torch.export.load(path, extra_files=said).module()
+        record = said["vcycle.json"]
+    else:
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        assert [given.name for given in session.get_inputs()] == ["inputs", "parameters"]
+        record = session.get_modelmeta().custom_metadata_map["vcycle.json"]
+    assert json.loads(record) == {"inputs": ["inputs", "parameters"], "parameter_names": ["speed", "angle"]}
+
+    def answer(a: torch.Tensor, scalars: torch.Tensor) -> torch.Tensor:
+        if suffix == "pt2":
+            return program(a, scalars).detach()
+        return torch.from_numpy(session.run(None, {"inputs": a.numpy(), "parameters": scalars.numpy()})[0])
+
+    generator = torch.Generator().manual_seed(1)
+    for samples in (1, 3):
+        a = torch.randn(samples, 1, 8, 8, generator=generator)
+        scalars = torch.tensor([10.0, 0.0]) + torch.tensor([10.0, 1.0]) * torch.rand(samples, 2, generator=generator)
+        expected = operator.predict(a, scalars)
+        assert (answer(a, scalars) - expected).abs().max() < 1e-5 * expected.abs().max()
+        for other in (scalars + torch.tensor([5.0, 0.0]), scalars + torch.tensor([0.0, 0.5])):
+            changed = operator.predict(a, other)
+            assert (changed - expected).abs().max() > 1e-4 * expected.abs().max()
+            assert (answer(a, other) - changed).abs().max() < 1e-5 * expected.abs().max()

@@ -1,4 +1,5 @@
 import re
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -256,6 +257,68 @@ def test_a_budget_counts_what_the_clock_shows(monkeypatch):
     assert budget.epochs_within(model, train, cpu_seconds=72.0, batch_size=4) == 2
 
 
+def test_importing_lightning_is_no_part_of_a_budgets_first_look(monkeypatch):
+    import vcycle.training
+    import vcycle.training.engine
+    from vcycle.training import budget
+
+    now, looks, engine = [0.0], [], "vcycle.training.engine"
+
+    class Look:
+        def __init__(self, *arguments):
+            pass
+
+        def __call__(self, steps):
+            looks.append(steps)
+            now[0] += 0.1 if engine in sys.modules else 3.6
+            return 0.01, 0.1
+
+    monkeypatch.setattr(vcycle.training, "engine", vcycle.training.engine)  # put back afterwards
+    monkeypatch.delitem(sys.modules, engine)
+    monkeypatch.setattr(budget, "_Look", Look)
+    monkeypatch.setattr(budget.time, "process_time", lambda: now[0])
+    assert budget.measured_budget(None, None, cpu_seconds=100.0).epochs == 1000
+    assert looks == [budget.FEW, budget.MANY]
+
+
+def test_a_budget_is_of_one_equation_and_of_any_logger(tmp_path, monkeypatch):
+    from vcycle.objectives import LabelFree
+    from vcycle.objectives.residual import ResidualLoss
+    from vcycle.training import budget
+
+    data = recipes.load_data(recipes.parse_recipe(SMALL), progress=False).train
+    model = recipes.build_model("mgno", data, {"levels": 2, "width": 4, "depth": 1})
+    monkeypatch.setattr(budget, "measured_budget", lambda *_, **__: budget.Budget(3, 1.0, 0.3, 0.1))
+
+    def asked(order, seconds):
+        loss = LabelFree(ResidualLoss(data.problem, order))
+        return budget.budget_in(
+            tmp_path, model, data, cpu_seconds=1.0, loss=loss, config={"checkpoint_seconds": seconds}
+        )
+
+    assert asked(0, 1) == asked(0, 2)
+    with pytest.raises(ValueError, match=r"`out` holds a run of other arguments: arguments\.loss"):
+        asked(-1, 1)
+
+
+def test_channels_are_counted_without_reading_the_data(monkeypatch):
+    from vcycle import Dataset, Grid
+    from vcycle.recipes.cell import build_outside
+
+    def factory(*, in_channels, out_channels, grid):
+        return torch.nn.Conv2d(in_channels, out_channels, 1)
+
+    monkeypatch.setattr(sys.modules[__name__], "factory", factory, raising=False)
+    values = torch.rand(3, 2, 8, 8, dtype=torch.float64)
+    data = Dataset.from_arrays(values, values[:, :1], grid=Grid((8, 8)), boundary="neumann")
+    for model in (
+        recipes.build_model("mgno", data, {"levels": 2, "width": 4, "depth": 1}),
+        build_outside({"import": f"{__name__}:factory"}, data, seed=0),
+    ):
+        assert (model.in_channels, model.out_channels) == (2, 1)
+    assert not {"inputs", "outputs"} & set(vars(data))
+
+
 def test_recipe_runs_compares_and_does_not_train_twice(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(SMALL))
@@ -272,6 +335,21 @@ def test_recipe_runs_compares_and_does_not_train_twice(tmp_path):
     assert recipes.run_recipe(path, tmp_path / "out", progress=False)["reached"] is True
     assert (tmp_path / "out" / "metrics.json").exists()
     assert all(run["cpu_seconds"] > 0 for run in first["runs"])
+
+
+def test_another_test_set_is_measured_on_anew_without_training(tmp_path, monkeypatch):
+    from vcycle.training.module import OperatorModule
+
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    data = recipes.load_data(recipes.parse_recipe(SMALL), progress=False)
+    first = recipes.run_recipe(path, tmp_path / "out", seed=0, progress=False)
+    tests = {"test": data.tests["test"].subset([0])}
+    monkeypatch.setattr(OperatorModule, "training_step", None)
+    monkeypatch.setattr("vcycle.recipes.running.load_data", lambda *_, **__: data._replace(tests=tests))
+    second = recipes.run_recipe(path, tmp_path / "out", seed=0, progress=False)
+    assert second["mean"] != first["mean"]
+    assert second["runs"][0]["cpu_seconds"] == first["runs"][0]["cpu_seconds"]
 
 
 def test_a_recipes_run_knows_what_it_has_seen(tmp_path):

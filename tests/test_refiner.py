@@ -138,6 +138,24 @@ def test_refinement_cuts_the_error_without_labels():
     assert all(torch.equal(one, two) for one, two in zip(weights, operator.network.parameters(), strict=True))
 
 
+def test_refinement_sees_the_scalars():
+    """What misses nothing leaves the operator's own prediction, which the scalars change."""
+    values, scalars = random(4, 1, 16), torch.linspace(0.5, 2.0, 4, dtype=torch.float64)[:, None]
+    grid = Grid((16,), centring="vertex", periodic=True)
+    train = Dataset.from_arrays(
+        values, scalars[..., None] * values, grid=grid, boundary="periodic", parameters={"c": scalars[:, 0]}
+    )
+    torch.manual_seed(0)
+    model = SpectralRefiner(1, 1, **SMALL, centring="vertex", num_parameters=1)
+    operator = fit(model, train, epochs=2, loss="l2", progress=False)
+    norm = SobolevNorm(grid, order=0.0)
+    same = refine(operator, values, lambda inputs, outputs: 0 * outputs, scalars, norm=norm, steps=1)
+    assert_close(same, operator.predict(values, scalars).double(), rtol=1e-5)
+    assert relative_l2(operator.predict(values, scalars.flip(0)).double(), same) > 1e-3
+    with pytest.raises(ValueError, match="`parameters` must be given"):
+        refine(operator, values, lambda inputs, outputs: 0 * outputs, norm=norm)
+
+
 @pytest.mark.full
 def test_refinement_by_burgers_equation_cuts_the_error_and_the_negative_norm_that_of_long_waves():
     """The residual of the trapezoidal rule on stored states, no labels; four inputs that training has not seen.

@@ -12,6 +12,7 @@ from vcycle.models import MODELS
 from vcycle.objectives import RelativeH1, RelativeL2
 from vcycle.training import FitConfig, fit
 from vcycle.training.batches import stream_seed
+from vcycle.training.networks import takes_factor
 from vcycle.training.samples import Batch
 from vcycle.training.strategies import Moment, Strategies, coarse_grid, factors_of, noisy, restricted
 
@@ -275,9 +276,41 @@ class OneGrid(Tiny):
     resolution_free = False
 
 
-def plain(samples: int = 4) -> Dataset:
-    x = torch.randn(samples, 1, 8, generator=torch.Generator().manual_seed(0))
-    return Dataset.from_arrays(x, x, grid=GRID, boundary="periodic")
+def plain(points: int = 8, samples: int = 4) -> Dataset:
+    x = torch.randn(samples, 1, points, generator=torch.Generator().manual_seed(0))
+    return Dataset.from_arrays(x, x, grid=vc.Grid((points,), periodic=True), boundary="periodic")
+
+
+def mgno(**options) -> nn.Module:
+    where = {"num_axes": 1, "boundary": "periodic"}
+    return MODELS["mgno"](1, 1, width=4, depth=2, levels=2, **where, **options)
+
+
+@pytest.mark.parametrize("resampling", ["layers", "network"])
+def test_mgno_is_shown_coarser_grids_where_it_knows_its_own(resampling, monkeypatch):
+    from vcycle.training.module import OperatorModule
+
+    step, seen = OperatorModule.training_step, []
+
+    def looking_step(self, batch, batch_index):
+        seen.append(batch.inputs.shape[2])
+        return step(self, batch, batch_index)
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(OperatorModule, "training_step", looking_step)
+    model, config = mgno(native_shape=[8], resampling=resampling), {"sizes": [8, 4]}
+    trained = fit(model, plain(samples=8), epochs=2, batch_size=2, config=config, progress=False)
+    assert set(seen) == {8, 4}
+    assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in trained.history)
+    assert trained.predict(torch.randn(1, 1, 4)).shape == (1, 1, 4)
+
+
+def test_models_say_which_coarser_grids_they_take():
+    unet = MODELS["unet"](1, 1, width=4, depth=1)
+    fno = MODELS["fno"](1, 1, modes=2, width=4, depth=1)
+    knowing = mgno(native_shape=[8])
+    for model, taken in ((fno, [1, 2, 3, 4]), (unet, [1]), (mgno(), [1]), (knowing, [1, 2, 4]), (OneGrid(1), [1])):
+        assert [factor for factor in (1, 2, 3, 4) if takes_factor(model, factor)] == taken
 
 
 @pytest.mark.parametrize(
@@ -288,7 +321,10 @@ def plain(samples: int = 4) -> Dataset:
         (Tiny, trajectories().steps(2), {"rollout_steps": [[0, 3]]}, r"at most the 2 steps"),
         (Tiny, trajectories().steps(all_to_all=True), {"pushforward": 2}, r"steps\(stride\).* Got lead times"),
         (lambda: Tiny(1), plain(), {"rollout_steps": [[0, 2]]}, r"steps\(stride\).* Got other data"),
-        (lambda: OneGrid(1), plain(), {"sizes": [4]}, r"needs a model with resolution_free\. Got OneGrid"),
+        (lambda: OneGrid(1), plain(), {"sizes": [4]}, r"2 times coarser: .* resolution_free, .*\. Got OneGrid"),
+        (lambda: mgno(), plain(), {"sizes": [4]}, r"MgNO with native_shape=\(8,\)\. Got MgNO with native_shape=None"),
+        (lambda: mgno(native_shape=[16]), plain(), {"sizes": [8, 4]}, r"2 times .* MgNO with native_shape=\(16,\)"),
+        (lambda: mgno(native_shape=[12]), plain(12), {"sizes": [4]}, r"3 times .* MgNO with native_shape=\(12,\)"),
         (lambda: Tiny(1), plain(), {"sizes": [3]}, r"whole cells of \(8,\)\. Got 3"),
         (lambda: Tiny(1), plain(), {"sizes": 16}, r"Got 16"),
         (lambda: Tiny(1), plain(), {"sizes": 4, "input_normaliser": "pointwise"}, "tied to a grid"),

@@ -127,8 +127,8 @@ def test_fit_equals_a_loop_written_by_hand(ema):
             step += 1
             decay = min(ema or 0.0, (1 + step) / (10 + step))
             average = decay * average + (1 - decay) * weights(network)
-            total += loss.item()
-        losses.append(total / 5)
+            total += loss.item() * len(rows)
+        losses.append(total / 24)
     assert clipped > 0  # otherwise clipping was not tested
     assert_close(weights(operator.network), average, rtol=2e-5)
     assert_close([row["loss"] for row in operator.history], losses, rtol=1e-5)
@@ -291,6 +291,59 @@ def test_resume_without_a_checkpoint_begins_and_a_finished_run_is_read(tmp_path,
     again = run(tmp_path / "run", resume=True, epochs=2)
     assert torch.equal(weights(first.network), weights(again.network))
     assert again.history == first.history
+
+
+def test_a_run_that_stopped_early_and_was_killed_before_its_operator_was_saved_resumes_bit_for_bit(
+    tmp_path, monkeypatch
+):
+    from vcycle.training import TrainedOperator
+
+    train = linear_data()
+    # the more is learned, the worse: outputs of the other sign
+    validation = Dataset.from_arrays(train.inputs, 1e-2 - train.outputs, boundary="neumann")
+
+    def stopping(out):
+        settings = {"early_stopping": 2, "ema": 0.9, "checkpoint_seconds": 0}
+        arguments = {"epochs": 12, "learning_rate": 3e-2, "config": settings, "resume": True, "progress": False}
+        return fit(tiny(), train, validation=validation, out=out, **arguments)
+
+    def dying(self, path):
+        raise KilledError
+
+    whole = stopping(tmp_path / "whole")
+    assert len(whole.history) < 12
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainedOperator, "save", dying)
+        with pytest.raises(KilledError):
+            stopping(tmp_path / "killed")
+    resumed = stopping(tmp_path / "killed")
+    assert resumed.history == whole.history
+    assert torch.equal(weights(resumed.network), weights(whole.network))
+
+
+def test_loggers_and_the_age_of_checkpoints_do_not_tell_runs_apart(tmp_path):
+    from lightning.pytorch.loggers import CSVLogger
+
+    def logged(number, **changes):
+        settings = {"logger": [CSVLogger(tmp_path / "logs", version=number)], "checkpoint_seconds": number} | changes
+        return fit(tiny(), linear_data(), epochs=1, config=settings, out=tmp_path, resume=True, progress=False)
+
+    first = logged(0)
+    assert torch.equal(weights(logged(1).network), weights(first.network))
+    logged(1, logger="csv")
+    with pytest.raises(ValueError, match=r"`out` holds a run of other arguments: arguments\.warmup"):
+        logged(1, warmup=0.5)
+    assert FitConfig(logger=(CSVLogger(tmp_path),)).to_dict()["logger"] == ["CSVLogger"]
+
+
+@pytest.mark.parametrize("change", [torch.neg, lambda weight: weight.roll(1, 0)], ids=["negated", "permuted"])
+def test_other_initial_weights_are_another_run(tmp_path, change):
+    model = tiny()
+    fit(model, linear_data(), epochs=1, out=tmp_path, progress=False)
+    with torch.no_grad():
+        model.first.weight.copy_(change(model.first.weight))
+    with pytest.raises(ValueError, match="`out` holds a run of other arguments: initial_weights is"):
+        fit(model, linear_data(), epochs=1, out=tmp_path, resume=True, progress=False)
 
 
 KILL_SCRIPT = """
@@ -480,6 +533,20 @@ def test_fit_leaves_the_process_as_it_was(capfd):
         assert state() == before
     printed = capfd.readouterr()
     assert (printed.out, printed.err) == ("", "")
+
+
+def test_an_interruption_is_passed_on_and_can_be_repeated(monkeypatch):
+    from vcycle.training.module import OperatorModule
+
+    def interrupted(self, batch, batch_index):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(OperatorModule, "training_step", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny(), linear_data(), epochs=1, progress=False)
+        assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_bar_shows_epochs_and_losses(capfd):

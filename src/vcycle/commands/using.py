@@ -218,6 +218,8 @@ def _chosen(operator: str, dataset: "Dataset", data: str, *, with_training: bool
 def export(operator: str, *, out: str, any_size: bool = False) -> Outcome:
     """Write an operator as a program that runs without vcycle, physical units in and out, any number of samples.
 
+    Scalars that the operator takes are a second input of the program.
+
     Parameters
     ----------
     operator
@@ -235,8 +237,13 @@ def export(operator: str, *, out: str, any_size: bool = False) -> Outcome:
     export_operator(trained, out, any_size=any_size)
     sizes = [f"n{axis}" for axis in range(trained.grid.num_axes)] if any_size else trained.grid.shape
     shape = ["sample", trained.in_channels, *sizes]
+    names = trained.parameter_names
+    scalars = f", parameters {('sample', len(names))} in the order {', '.join(names)}" if names else ""
     reader = "ONNX Runtime" if out.endswith(".onnx") else "torch.export.load"
-    return Outcome(f"{out}: inputs {tuple(shape)}, float32; {reader} reads it", {"path": out, "input_shape": shape})
+    return Outcome(
+        f"{out}: inputs {tuple(shape)}{scalars}, float32; {reader} reads it",
+        {"path": out, "input_shape": shape, "parameter_names": list(names)},
+    )
 
 
 def info(path: str | None = None) -> Outcome:

@@ -13,7 +13,20 @@ ATTENTION_KINDS = ("galerkin", "fourier", "softmax")
 
 
 class AttentionHeads(nn.Module):
-    """Maps to queries, keys and values of every head, and the integral over keys; arguments as of its subclasses."""
+    """Maps to queries, keys and values of every head, and the integral over keys: what attention of any kind shares.
+
+    Parameters
+    ----------
+    width, heads, kind, gain, diagonal
+        As in :class:`KernelAttention`.
+    num_coordinates
+        Coordinates that a subclass appends to the values of every head before they are joined.
+
+    Raises
+    ------
+    ValueError
+        If ``heads`` does not divide ``width`` or the kind is unknown.
+    """
 
     def __init__(
         self, width: int, heads: int, *, kind: AttentionKind, num_coordinates: int, gain: float, diagonal: float

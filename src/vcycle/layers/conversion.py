@@ -98,26 +98,32 @@ class ResizedLayer(nn.Module):
         The layer, a convolution or transposed convolution.
     base, base_out
         Points per axis that it maps from and to.
+    periodic
+        Per axis, whether interpolation closes it; none if empty.
     """
 
-    def __init__(self, layer: nn.Module, base: Sequence[int], base_out: Sequence[int]) -> None:
+    def __init__(
+        self, layer: nn.Module, base: Sequence[int], base_out: Sequence[int], periodic: Sequence[bool] = ()
+    ) -> None:
         super().__init__()
         self.layer, self.base, self.base_out = layer, tuple(base), tuple(base_out)
+        self.periodic = tuple(periodic)
 
     def forward(self, v: Tensor) -> Tensor:
         """Map ``(batch, in, *space)`` to ``(batch, out, *other)``, sizes in the ratio that they have on the base."""
         if tuple(v.shape[2:]) == self.base:
             return self.layer(v)
         pairs = list(zip(v.shape[2:], self.base, self.base_out, strict=True))
-        return enlarge(self.layer(_to(v, self.base)), [round(n * out / b) for n, b, out in pairs])
+        made = self.layer(_to(v, self.base, self.periodic))
+        return enlarge(made, [round(n * out / b) for n, b, out in pairs], self.periodic)
 
 
-def _to(v: Tensor, shape: Sequence[int]) -> Tensor:
+def _to(v: Tensor, shape: Sequence[int], periodic: Sequence[bool]) -> Tensor:
     """Return averages over the cells of a coarser grid where these are made of whole cells, else interpolate."""
     for axis, n in enumerate(shape, 2):
         if v.shape[axis] % n == 0:
             v = v.unflatten(axis, (n, v.shape[axis] // n)).mean(axis + 1)
-    return v if tuple(v.shape[2:]) == tuple(shape) else enlarge(v, shape)
+    return v if tuple(v.shape[2:]) == tuple(shape) else enlarge(v, shape, periodic)
 
 
 def convert(module: nn.Module, base_shape: Sequence[int], in_channels: int | None = None) -> nn.Module:
@@ -126,7 +132,7 @@ def convert(module: nn.Module, base_shape: Sequence[int], in_channels: int | Non
     One run on zeros of ``base_shape`` finds the grid of every layer. Convolutions that keep the size become
     :class:`InterpolatedConv`, pointwise ones stay, and those with strides, patch embeddings and transposed ones become
     :class:`ResizedLayer`. What has no points in it, such as maps of the channels, norms and softmax attention with
-    equal weights, is left alone; so are averages over pairs of points and interpolation.
+    equal weights, is left alone; so are averages over pairs of points, interpolation, and what that run did not call.
 
     Parameters
     ----------
@@ -140,13 +146,14 @@ def convert(module: nn.Module, base_shape: Sequence[int], in_channels: int | Non
     Returns
     -------
     nn.Module
-        On ``base_shape`` it computes what ``module`` does. Weights are copies.
+        On ``base_shape`` it computes what ``module`` does. Weights are copies; what was shared is shared.
 
     Raises
     ------
     ValueError
-        If the channels are not known, or a convolution has an even kernel, a dilation or a padding that changes the
-        size or neither wraps around nor adds zeros.
+        If the channels are not known, a convolution has an even kernel, a dilation or a padding that changes the size
+        or neither wraps around nor adds zeros, one is called at two sizes, or the network says that its points are
+        vertices between walls.
 
     References
     ----------
@@ -156,44 +163,92 @@ def convert(module: nn.Module, base_shape: Sequence[int], in_channels: int | Non
     channels: Any = getattr(module, "in_channels", None) if in_channels is None else in_channels
     if channels is None:
         raise ValueError("`in_channels` must be given: `module` does not know its own. Got None.")
-    sizes = _sizes(module, (1, _check.integer("in_channels", channels, 1), *base_shape))
-    return _replaced(copy.deepcopy(module), "", sizes)
+    copied = copy.deepcopy(module)
+    calls = _calls(copied, (1, _check.integer("in_channels", channels, 1), *base_shape))
+    if calls:
+        _refuse_vertices(copied)
+    return _replaced(copied, calls, {}, ())
 
 
-def _sizes(module: nn.Module, shape: Sequence[int]) -> dict[str, tuple[Any, Any]]:
-    """Return what every convolution maps from and to, by its name."""
-    sizes: dict[str, tuple[Any, Any]] = {}
+def _calls(module: nn.Module, shape: Sequence[int]) -> dict[nn.Module, tuple[str, Any, Any]]:
+    """Return the name of every convolution that is called and has points in it, and the sizes it maps from and to."""
+    calls: dict[nn.Module, tuple[str, Any, Any]] = {}
 
     def note(name: str) -> Any:
-        def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            sizes[name] = tuple(arguments[0].shape[2:]), tuple(output.shape[2:])
+        def hook(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            call = name, tuple(arguments[0].shape[2:]), tuple(output.shape[2:])
+            if calls.setdefault(layer, call) != call:
+                raise ValueError(
+                    f"`module` must call a convolution at one size. Got {calls[layer][1]} and {call[1]} at {name!r}: "
+                    f"give each size a layer of its own, with the same weights."
+                )
 
         return hook
 
-    kinds = (*_SIZED, *_TRANSPOSED, LocalConv)
-    handles = [m.register_forward_hook(note(name)) for name, m in module.named_modules() if isinstance(m, kinds)]
+    inner = {m.conv for m in module.modules() if isinstance(m, LocalConv)}  # they see what was added at the ends, too
+    pointed = [(name, m) for name, m in module.named_modules() if _has_points(m) and m not in inner]
+    handles = [m.register_forward_hook(note(name)) for name, m in pointed]
+    modes = [(m, m.training) for m in module.modules()]
     parameter = next(module.parameters())
-    training = module.training
-    try:
-        with torch.no_grad():
-            module.eval()(torch.zeros(*shape, dtype=parameter.dtype, device=parameter.device))
-    finally:
-        module.train(training)
-        for handle in handles:
-            handle.remove()
-    return sizes
+    with torch.no_grad():
+        module.eval()(torch.zeros(*shape, dtype=parameter.dtype, device=parameter.device))
+    for m, training in modes:
+        m.training = training
+    for handle in handles:
+        handle.remove()
+    return calls
 
 
-def _replaced(module: nn.Module, name: str, sizes: dict[str, tuple[Any, Any]]) -> nn.Module:
+def _has_points(module: nn.Module) -> bool:
+    """Return whether a module is a convolution that is more than a map of the channels at every point."""
     if isinstance(module, LocalConv):
-        return InterpolatedConv(module.conv, sizes[name][0], module.periodic)
-    if isinstance(module, _TRANSPOSED) or (isinstance(module, _SIZED) and max(module.stride) > 1):
-        return ResizedLayer(module, *sizes[name])
-    if isinstance(module, _SIZED):
-        return module if max(module.kernel_size) == 1 else _same(module, name, sizes[name][0])
-    for key, child in module.named_children():
-        setattr(module, key, _replaced(child, f"{name}.{key}" if name else key, sizes))
+        return module.reach > 0
+    return isinstance(module, (*_SIZED, *_TRANSPOSED)) and max(*module.kernel_size, *module.stride) > 1
+
+
+def _refuse_vertices(module: nn.Module) -> None:
+    for part in module.modules():
+        closed = _closed(part)
+        if getattr(part, "centring", "cell") == "vertex" and not all(closed):
+            raise ValueError(
+                f"`centring` of `module` must be 'cell' between walls. Got 'vertex' with periodic={closed}: make and "
+                f"train it on cells."
+            )
+
+
+def _closed(module: nn.Module, otherwise: tuple[bool, ...] = ()) -> tuple[bool, ...]:
+    """Return which axes a network says are periodic, or what is known ``otherwise``."""
+    periodic = getattr(module, "periodic", None)
+    return tuple(periodic) if isinstance(periodic, Sequence) else otherwise
+
+
+def _replaced(
+    module: nn.Module,
+    calls: dict[nn.Module, tuple[str, Any, Any]],
+    done: dict[nn.Module, nn.Module],
+    closed: tuple[bool, ...],
+) -> nn.Module:
+    """Return what becomes of a module, once for all its names; ``closed`` are the periodic axes of what it is in."""
+    if module in done:
+        return done[module]
+    if module in calls:
+        done[module] = _converted(module, calls[module], closed)
+        return done[module]
+    done[module] = module
+    for name, child in module._modules.items():  # `named_children` leaves out second names
+        if child is not None:
+            module._modules[name] = _replaced(child, calls, done, _closed(module, closed))
     return module
+
+
+def _converted(layer: Any, call: tuple[str, Any, Any], closed: tuple[bool, ...]) -> nn.Module:
+    name, base, base_out = call
+    if isinstance(layer, LocalConv):
+        return InterpolatedConv(layer.conv, base, layer.periodic)
+    if isinstance(layer, _SIZED) and max(layer.stride) == 1:
+        return _same(layer, name, base)
+    around = (True,) * len(base) if layer.padding_mode == "circular" else closed
+    return ResizedLayer(layer, base, base_out, around if len(around) == len(base) else ())
 
 
 def _same(conv: Any, name: str, base: Sequence[int]) -> InterpolatedConv:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,7 +87,7 @@ def predicted_at_spacing(function: Callable[[Tensor], Tensor], u: Tensor, paddin
         samplings = torch.cat([_taken(u, choice) for choice in choices])
         answers = predicted_at_spacing(function, samplings, coarse, steps - 1)
         weights = torch.tensor([math.prod(weight for weight, _ in choice) for choice in choices]).to(answers)
-        mean = torch.tensordot(weights, answers.unflatten(0, (len(choices), len(u))), 1)
+        mean = torch.tensordot(weights, answers.unflatten(0, (len(choices), u.shape[0])), 1)
         return _along_axes(mean, [_cubics(padding, axis, shape[axis], size[axis]) for axis in axes])
     fine = _refined(padding, shape)
     inputs = u
@@ -133,8 +134,8 @@ def _taken(u: Tensor, choice: Sequence[tuple[float, Tensor]]) -> Tensor:
     return u
 
 
-@lru_cache(maxsize=256)
-def _cubics(padding: Padding, axis: int, size: int, coarse: int) -> Tensor:
+@lru_cache(maxsize=256)  # of arrays: a tensor that is made while a program is recorded must not be kept
+def _cubics(padding: Padding, axis: int, size: int, coarse: int) -> np.ndarray:
     """Return the matrix from values on a coarse axis to the cubics through the four nearest, at the fine points.
 
     Where the unknown vanishes at a wall between points, the wall is one of the four.
@@ -150,7 +151,7 @@ def _cubics(padding: Padding, axis: int, size: int, coarse: int) -> Tensor:
         nodes.insert(0, (0.0, -1))
     if high == "value" and nodes[-1][0] < last + padding.offset:
         nodes.append((last + padding.offset, -1))
-    matrix = torch.zeros(size, coarse, dtype=torch.float64)
+    matrix = np.zeros((size, coarse))
     count = min(4, len(nodes))
     for row in range(size):
         x = row + padding.offset
@@ -164,9 +165,9 @@ def _cubics(padding: Padding, axis: int, size: int, coarse: int) -> Tensor:
     return matrix
 
 
-def _along_axes(u: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+def _along_axes(u: Tensor, matrices: Sequence[np.ndarray]) -> Tensor:
     for axis, matrix in enumerate(matrices):
-        u = torch.tensordot(u, matrix.to(u), ([axis + 2], [1])).movedim(-1, axis + 2)
+        u = torch.tensordot(u, torch.from_numpy(matrix).to(u), ([axis + 2], [1])).movedim(-1, axis + 2)
     return u
 
 

@@ -129,6 +129,10 @@ class GridModel(nn.Module, ABC):
         """Return the JSON-ready constructor arguments; ``type(model)(**model.config())`` has the same architecture."""
         return self._config
 
+    def takes_factor(self, factor: int) -> bool:
+        """Return whether the same weights mean the same map on a grid so many times coarser."""
+        return factor == 1 or self.resolution_free
+
     def forward(self, u: Tensor, parameters: Tensor | None = None) -> Tensor:
         """Map ``(batch, in_channels, *space)`` to ``(batch, out_channels, *space)``.
 

@@ -233,6 +233,10 @@ class MgNO(nn.Module):
         """Sizes that differ by multiples of this number meet the walls alike on every level."""
         return 2 ** (self.levels - 1)
 
+    def takes_factor(self, factor: int) -> bool:
+        """Return whether the same weights mean the same map on a grid so many times coarser than the native one."""
+        return factor == 1 or (self.native_shape is not None and factor.bit_count() == 1)  # powers of two have one bit
+
     def load_state_dict(  # PyTorch's signature
         self,
         state_dict: Mapping[str, Any],
@@ -295,7 +299,7 @@ class MgNO(nn.Module):
         if self.resampling == "network":
 
             def answers(samplings: Tensor) -> Tensor:
-                copies = len(samplings) // max(len(u), 1)
+                copies = samplings.shape[0] // max(u.shape[0], 1)
                 return self._network(samplings, None if parameters is None else parameters.repeat(copies, 1), 0)
 
             v = predicted_at_spacing(answers, u, self.W[0].padding, steps)  # type: ignore[arg-type]
@@ -311,7 +315,7 @@ class MgNO(nn.Module):
         """Return the layers and the head, cycles on grids that are ``steps`` times coarser."""
         maps: Sequence[Tensor | None] = [None] * len(self.W)
         if self.conditioning is not None:
-            maps = list(self.conditioning(parameters, len(u)))
+            maps = list(self.conditioning(parameters, u.shape[0]))
         v = u = append_smooth_coordinates(u, self.centring, self.periodic) if self.coordinates else u
         for i, around in enumerate(maps):
             if self.checkpoint and torch.is_grad_enabled() and i < len(maps) - 1:

@@ -117,8 +117,7 @@ def build_model(name: str, data: "Dataset", arguments: Mapping[str, Any], *, see
     start, arguments = arguments.get("start"), without(arguments, "start")
     _check.call(f"model {name}", MODELS[name], arguments)
     wanted = inspect.signature(MODELS[name]).parameters
-    inputs, outputs = data.inputs, data.outputs
-    settings: dict[str, Any] = {"in_channels": inputs.shape[1], "out_channels": outputs.shape[1]}
+    settings: dict[str, Any] = channels_of(data)
     settings |= {"num_axes": data.grid.num_axes, "boundary": data.boundary, "centring": data.grid.centring}
     settings |= {"num_parameters": len(data.parameter_names), "coordinates": any(data.boundary.periodic)}
     chosen = {key: value for key, value in settings.items() if key in wanted} | {
@@ -128,6 +127,12 @@ def build_model(name: str, data: "Dataset", arguments: Mapping[str, Any], *, see
         torch.manual_seed(seed)
         network = MODELS[name](**chosen)
     return network if start is None else _started(network, start, data, seed=seed)
+
+
+def channels_of(data: "Dataset") -> dict[str, int]:
+    """Return how many channels a model for a data set has, ``in_channels`` and ``out_channels``; nothing is read."""
+    sides = {"in_channels": data.input_fields, "out_channels": data.output_fields}
+    return {name: sum(info.num_channels for info in fields) for name, fields in sides.items()}
 
 
 def _started(network: "nn.Module", start: str, data: "Dataset", *, seed: int) -> "nn.Module":

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from vcycle import __version__, _check
 from vcycle._files import write_json
-from vcycle.recipes.building import RecipeData, load_data, train
+from vcycle.recipes.building import RecipeData, channels_of, load_data, train
 from vcycle.recipes.recipe import BUDGET, STAGES, Recipe, fit_arguments, tuples, without
 from vcycle.recipes.running import numbers
 
@@ -226,6 +226,8 @@ def _tensors(operator: "TrainedOperator") -> "dict[str, Tensor]":
         "input_normaliser": operator.input_normaliser,
         "output_normaliser": operator.output_normaliser,
     }
+    if operator.parameter_normaliser is not None:
+        modules["parameter_normaliser"] = operator.parameter_normaliser
     return {
         f"{place}.{name}": tensor.detach()
         for place, module in modules.items()
@@ -253,10 +255,9 @@ def build_outside(model: Mapping[str, Any], data: "Dataset", *, seed: int) -> "n
     if not callable(factory):
         raise ValueError(f"`model.import` must name a function of {module}. Got {name!r}.")
     arguments = {key: tuples(value) for key, value in model.items() if key != "import"}
-    channels = {"in_channels": data.inputs.shape[1], "out_channels": data.outputs.shape[1]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = factory(**channels, grid=data.grid, **arguments)
+        network = factory(**channels_of(data), grid=data.grid, **arguments)
     _check.instance("model", network, nn.Module, "a torch.nn.Module")
     return network
 

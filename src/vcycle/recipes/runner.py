@@ -124,16 +124,15 @@ def run_study(
     say = say or (lambda line: None)
     datasets = datasets or [name for name in study.datasets if name not in study.on_demand]
     runner = _Runner(study, Path(out), data_dir, progress=progress)
-    chosen = [
-        place
-        for place in runner.places(study.seeds)
-        if (not only or place.entry.label in only) and place.dataset in datasets
-    ]
-    runner.run(chosen, jobs=jobs, redo=redo, say=say)
-    extra = [place for place in runner.further_places() if place.dataset in datasets]
-    runner.run(extra, jobs=jobs, redo=redo, say=say)
+
+    def chosen(places: Sequence[_Place]) -> list[_Place]:
+        return [p for p in places if (not only or p.entry.label in only) and p.dataset in datasets]
+
+    runner.run(chosen(runner.places(study.seeds)), jobs=jobs, redo=redo, say=say)
+    further = runner.further_places()
+    runner.run(chosen(further), jobs=jobs, redo=redo, say=say)
     runner.time_together(runner.places(study.seeds), say=say)
-    board = runner.leaderboard([*runner.places(study.seeds), *extra])
+    board = runner.leaderboard([*runner.places(study.seeds), *further])
     write_json(Path(out) / "leaderboard.json", board.to_dict())
     with whole(Path(out) / "leaderboard.md") as partial:
         partial.write_text(board.to_markdown(), encoding="utf-8")

@@ -105,6 +105,7 @@ def _run_seed(recipe: Recipe, data: RecipeData, *, out: Path, seed: int, progres
     from vcycle.training.resume import RUN_FILE
 
     wanted = {"seed": seed, "model": recipe.model, "fit": recipe.fit, **origin(data.train, data.train, data.validation)}
+    wanted["tests"] = {name: test.fingerprint() for name, test in data.tests.items()}
     finished = _finished(out, wanted)
     if finished is not None:
         return finished

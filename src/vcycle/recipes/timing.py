@@ -61,18 +61,21 @@ def restored(cell: Cell, data: RecipeData) -> "TrainedOperator":
         return load(folder)
     tensors = torch.load(folder / WEIGHTS, weights_only=True)
     train = data.train
-    taken, given = (
-        Normaliser(tensors[f"{kind}_normaliser.mean"], tensors[f"{kind}_normaliser.scale"])
-        for kind in ("input", "output")
-    )
+    normalisers = {
+        kind: Normaliser(tensors[f"{kind}_normaliser.mean"], tensors[f"{kind}_normaliser.scale"])
+        for kind in ("input", "output", "parameter")
+        if f"{kind}_normaliser.mean" in tensors
+    }
     operator = TrainedOperator(
         build_outside(cell.model, train, seed=cell.seed).eval(),
-        taken,
-        given,
+        normalisers["input"],
+        normalisers["output"],
         grid=train.grid,
         boundary=Boundary.on(train.grid, train.boundary),
         input_fields=tuple(train.input_fields),
         output_fields=tuple(train.output_fields),
+        parameter_names=train.parameter_names if "parameter" in normalisers else (),
+        parameter_normaliser=normalisers.get("parameter"),
     )
     with torch.no_grad():
         for name, tensor in [*operator.network.named_parameters(), *operator.network.named_buffers()]:

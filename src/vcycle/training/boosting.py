@@ -9,13 +9,21 @@ import torch
 from torch import nn
 
 from vcycle import _check
+from vcycle.objectives.losses import data_loss
 from vcycle.training.config import FitConfig
 from vcycle.training.fit import fit
 from vcycle.training.networks import BoostedNetwork
 from vcycle.training.operator import TrainedOperator
+from vcycle.training.resume import OPERATOR
+from vcycle.training.storage import is_operator
+from vcycle.training.task import walls
 
 if TYPE_CHECKING:
     from vcycle.data import Dataset
+    from vcycle.problems.problem import FieldInfo
+
+STAGE = "stage-{}"
+"""Folder of a stage's training."""
 
 ModelFactory = Callable[[int, int], nn.Module]
 """Makes a network from its numbers of input and output channels."""
@@ -73,7 +81,8 @@ def boost(
     Raises
     ------
     ValueError
-        As :func:`vcycle.fit`.
+        As :func:`vcycle.fit`; if ``config`` asks for steps of trajectories, which residuals do not have, with more than
+        one stage; if ``out`` holds the operator of another run.
 
     Notes
     -----
@@ -86,6 +95,14 @@ def boost(
     """
     _check.integer("stages", stages, 1)
     settings = FitConfig.of(config)
+    if stages > 1:
+        _check_one_step(train, settings, stages)
+    if out is not None:
+        _check_folder(Path(out))
+    loss = fit_arguments.get("loss", "h1")
+    if isinstance(loss, str):  # residuals do not know the problem and its walls
+        kinds, zero = walls(train)
+        fit_arguments["loss"] = data_loss(loss, grid=train.grid, boundary=kinds, zero_on_walls=zero)
     found: list[TrainedOperator] = []
     pair: tuple[Dataset, Dataset | None] = (train, validation)
     for stage in range(stages):
@@ -95,7 +112,7 @@ def boost(
             settings = dataclasses.replace(settings, output_normaliser="scale")
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed + stage)
-            model = model_factory(pair[0].inputs.shape[1], train.outputs.shape[1])
+            model = model_factory(_num_channels(pair[0].input_fields), _num_channels(train.output_fields))
         found.append(
             fit(
                 model,
@@ -104,14 +121,42 @@ def boost(
                 validation=pair[1],
                 seed=seed + stage,
                 config=settings,
-                out=None if out is None else Path(out) / f"stage-{stage}",
+                out=None if out is None else Path(out) / STAGE.format(stage),
                 **fit_arguments,
             )
         )
     operator = boosted(found, feed=feed)
     if out is not None:
-        operator.save(Path(out) / "operator")
+        operator.save(Path(out) / OPERATOR)
     return operator
+
+
+def _check_one_step(train: "Dataset", config: FitConfig, stages: int) -> None:
+    """Raise if the training needs to know which channels are a state, or what comes after: residuals have no steps."""
+    from vcycle.data.steps import Steps
+
+    names = ("rollout_steps", "pushforward", *(("noise",) if isinstance(train, Steps) else ()))
+    for name in names:
+        if getattr(config, name) is not None:
+            raise ValueError(
+                f"`{name}` must be None where `stages` is above 1: residuals are no steps of trajectories. Leave one "
+                f"of the two out. Got stages {stages}."
+            )
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise if the folder's operator was not boosted; one stage alone leaves a folder of its training too."""
+    place = folder / OPERATOR
+    if not is_operator(place) or (folder / STAGE.format(0)).exists():
+        return
+    if "stages" not in TrainedOperator.load(place).training:
+        raise ValueError(
+            f"`out` must not hold the operator of another run. Got {str(folder)!r}; choose another folder."
+        )
+
+
+def _num_channels(fields: "Sequence[FieldInfo]") -> int:
+    return sum(info.num_channels for info in fields)
 
 
 def residuals(operator: TrainedOperator, data: "Dataset", *, feed: bool = True) -> "Dataset":

@@ -16,7 +16,7 @@ from torch import nn
 from vcycle import _check
 from vcycle._files import write_json
 from vcycle.errors import CheckpointError
-from vcycle.training.config import FitConfig
+from vcycle.training.config import FitConfig, decisive, plain
 from vcycle.training.fit import fit
 from vcycle.training.resume import check_folder, differences
 
@@ -113,6 +113,9 @@ def measured_budget(
     """
     _check.positive("cpu_seconds", cpu_seconds)
     look = _Look(model, train, validation, seed, arguments)
+
+    import vcycle.training.engine  # noqa: F401  # importing Lightning takes longer than the first look
+
     started = time.process_time()
     step, epoch = look(FEW)
     if time.process_time() - started < SHORT_LOOK and PASSES * MANY * step < cpu_seconds:
@@ -143,14 +146,14 @@ def budget_in(
     """
     check_folder(folder)
     path = Path(folder) / BUDGET_FILE
-    config = getattr(model, "config", None)
+    described, config = getattr(model, "config", None), FitConfig.of(arguments.get("config"))
     asked = {
         "cpu_seconds": cpu_seconds,
-        "model": {"name": type(model).__name__, "config": config() if callable(config) else None},
+        "model": {"name": type(model).__name__, "config": described() if callable(described) else None},
         "data": train.fingerprint(),
         "validation": None if validation is None else validation.fingerprint(),
         "seed": seed,
-        "arguments": _plain(arguments),
+        "arguments": {key: plain(value) for key, value in arguments.items()} | {"config": decisive(config.to_dict())},
     }
     asked = json.loads(json.dumps(asked))
     kept = _read(path)
@@ -173,15 +176,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is corrupt. Remove it to begin the run anew.") from error
     return content
-
-
-def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    config = FitConfig.of(arguments.get("config")).to_dict()
-    plain = {key: value for key, value in arguments.items() if key != "config"}
-    loss = plain.get("loss")
-    if callable(loss):  # its repr holds an address
-        plain["loss"] = f"{loss.__module__}.{getattr(loss, '__qualname__', type(loss).__name__)}"
-    return plain | {"config": config}
 
 
 class _Look:

@@ -154,8 +154,15 @@ class SaveLast(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say what the run is of."""
+        """Say what the run is of, and whether it has stopped early."""
         checkpoint["run"] = dict(self.run)
+        checkpoint["should_stop"] = trainer.should_stop
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Do not go on with what had stopped."""
+        trainer.should_stop = checkpoint.get("should_stop", False)
 
 
 class Progress(Callback):

@@ -136,11 +136,12 @@ def _closure(model: ClosedDynamics) -> nn.Module:
 def _minimise(
     network: nn.Module, loss: Callable[[Tensor], Tensor], num: int, steps: int, batch: int, rate: float, seed: int
 ) -> list[float]:
+    _check.integer("steps", steps, 1)
     optimiser = torch.optim.Adam(network.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     generator = torch.Generator().manual_seed(seed)
     history = []
-    for _ in range(_check.integer("steps", steps, 1)):
+    for _ in range(steps):
         optimiser.zero_grad()
         value = loss(torch.randint(0, num, (batch,), generator=generator))
         value.backward()

@@ -11,6 +11,8 @@ from vcycle.training.normaliser import NORMALISERS, NormaliserKind
 PRECISIONS = ("32", "16-mixed", "bf16-mixed")
 OPTIMIZERS = ("adamw", "muon")
 LOGGERS = ("csv", "tensorboard")
+INCIDENTAL = ("checkpoint_seconds", "logger")
+"""What is written meanwhile: the trained operator does not depend on it, and a run may be continued with another."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class FitConfig:
     sizes
         Points along the grid's first axis of the grids that batches are shown on, one drawn at random for each: means
         over cells, or every n-th vertex; the data's own size counts only if it is one of them. For models with
-        ``resolution_free``.
+        ``resolution_free``, and by powers of two for MgNO with ``native_shape`` that of the training grid.
     early_stopping
         Stop after this many epochs without a lower validation loss, and return the weights of the lowest. ``None``
         trains all epochs and returns the last weights. Needs validation data.
@@ -169,8 +171,10 @@ class FitConfig:
         return cls(**entries)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description; logger objects become their text."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        """Return a JSON-ready description; logger objects become the names of their types."""
+        entries = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+        loggers = [logger if isinstance(logger, str) else type(logger).__name__ for logger in self.logger]
+        return entries | {"logger": loggers}
 
 
 @dataclass(frozen=True)
@@ -200,7 +204,7 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
-        own = {name: _plain(getattr(self, name)) for name in ("epochs", "seed", "loss", "batch_size", "learning_rate")}
+        own = {name: plain(getattr(self, name)) for name in ("epochs", "seed", "loss", "batch_size", "learning_rate")}
         return own | self.config.to_dict()
 
 
@@ -208,9 +212,15 @@ def _tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
-def _plain(value: Any) -> Any:
+def decisive(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those entries of a description that the trained operator depends on."""
+    return {name: value for name, value in entries.items() if name not in INCIDENTAL}
+
+
+def plain(value: Any) -> Any:
+    """Return what JSON can hold of an argument, the same in every process."""
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     # a function's repr holds its address, which no other process shares

@@ -1,6 +1,8 @@
 """Lightning runs a task. Imported by :func:`vcycle.fit` only when it trains: Lightning costs seconds to import."""
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -136,16 +138,26 @@ def _trainer(task: Task, callbacks: list[Callback], folder: Path | None) -> pl.T
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keep what Lightning does to the process inside: random state, warnings, talk and gradient mode."""
+    """Keep what Lightning does to the process inside: random state, warnings, talk, gradient mode, and Ctrl-C.
+
+    Lightning ignores further interruptions after the first, and makes an exit of it.
+    """
     loggers = [logging.getLogger(name) for name in CHATTY]
     levels = [logger.level for logger in loggers]
     devices = range(torch.cuda.device_count())
+    interrupt = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=devices), torch.enable_grad():
         warnings.filterwarnings("ignore", module=r"(lightning|torchmetrics|tensorboard)(\.|$)")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:
             yield
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                raise stop.__context__ from None
+            raise
         finally:
+            if interrupt is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, interrupt)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)

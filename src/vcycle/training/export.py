@@ -1,6 +1,7 @@
 """A trained operator as one program: physical units in and out, run by PyTorch or ONNX Runtime without vcycle."""
 
 import io
+import json
 import math
 from copy import deepcopy
 from pathlib import Path
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from vcycle._files import whole
 from vcycle.training.operator import TrainedOperator
+
+RECORD = "vcycle.json"
+"""Name of what a program's file says of its inputs."""
 
 
 class PhysicalNetwork(nn.Module):
@@ -25,18 +29,30 @@ class PhysicalNetwork(nn.Module):
     def __init__(self, operator: TrainedOperator) -> None:
         super().__init__()
         self.input_normaliser = operator.input_normaliser
-        # The program keeps weights as they lie in memory, and its reader wants them contiguous.
-        plain = deepcopy(operator.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        self.network = plain.eval()
+        self.parameter_normaliser = operator.parameter_normaliser
+        self.network = deepcopy(operator.network).eval()
+        # The program keeps weights as they lie in memory, and its writer and reader want them contiguous and whole.
+        for weight in (*self.network.parameters(), *self.network.buffers()):
+            weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         self.output_normaliser = operator.output_normaliser
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map ``(sample, channel, *space)`` to ``(sample, channel, *space)``, float32, in physical units."""
-        return self.output_normaliser.denormalise(self.network(self.input_normaliser.normalise(inputs)))
+    def forward(self, inputs: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """Map ``(sample, channel, *space)`` to ``(sample, channel, *space)``, float32, in physical units.
+
+        ``parameters`` are ``(sample, parameter)`` in the order of the operator's names, or None where it takes none.
+        """
+        given: tuple[Tensor, ...] = (self.input_normaliser.normalise(inputs),)
+        if self.parameter_normaliser is not None and parameters is not None:
+            given = (*given, self.parameter_normaliser.normalise(parameters))
+        return self.output_normaliser.denormalise(self.network(*given))
 
 
 def export_operator(operator: TrainedOperator, path: str | Path, *, any_size: bool = False) -> Path:
     """Write an operator as a program for any number of samples, on the grid of training or on any.
+
+    The program takes ``inputs``, ``(sample, channel, *space)``, and from an operator with scalars also ``parameters``,
+    ``(sample, parameter)``. The file says so, and the scalars' names in order, as JSON under ``"vcycle.json"``: among
+    the ``extra_files`` of ``.pt2``, in the metadata of ``.onnx``.
 
     Parameters
     ----------
@@ -66,11 +82,16 @@ def export_operator(operator: TrainedOperator, path: str | Path, *, any_size: bo
     if path.suffix == ".onnx":
         _require_onnx()
     example, sizes = _free_sizes(operator) if any_size else (operator.grid.shape, {})
-    inputs = torch.zeros(2, operator.in_channels, *example)
-    free: dict[int, Any] = {0: torch.export.Dim("sample", min=1)} | sizes
+    sample = torch.export.Dim("sample", min=1)
+    given = {"inputs": torch.zeros(2, operator.in_channels, *example)}
+    free: list[dict[int, Any]] = [{0: sample} | sizes]
+    if operator.parameter_names:
+        given["parameters"] = torch.zeros(2, len(operator.parameter_names))
+        free.append({0: sample})
+    record = json.dumps({"inputs": list(given), "parameter_names": operator.parameter_names})
     try:
-        program = torch.export.export(PhysicalNetwork(operator), (inputs,), dynamic_shapes=(free,))
-        content = _onnx(program) if path.suffix == ".onnx" else _pt2(program)
+        program = torch.export.export(PhysicalNetwork(operator), tuple(given.values()), dynamic_shapes=tuple(free))
+        content = _onnx(program, list(given), record) if path.suffix == ".onnx" else _pt2(program, record)
     except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"`operator` must be one that torch.export can record. Got {reason}") from error
@@ -98,9 +119,9 @@ def _free_sizes(operator: TrainedOperator) -> tuple[tuple[int, ...], dict[int, A
     return tuple(shape), sizes
 
 
-def _pt2(program: Any) -> bytes:
+def _pt2(program: Any, record: str) -> bytes:
     content = io.BytesIO()  # PyTorch's own writer ends the process when the disk is full
-    torch.export.save(program, content)
+    torch.export.save(program, content, extra_files={RECORD: record})
     return content.getvalue()
 
 
@@ -112,5 +133,7 @@ def _require_onnx() -> None:
             raise ValueError(f"`path` must end in .pt2 where the package {package} is not installed.") from error
 
 
-def _onnx(program: Any) -> bytes:
-    return torch.onnx.export(program, dynamo=True, verbose=False).model_proto.SerializeToString()  # type: ignore[union-attr]
+def _onnx(program: Any, names: list[str], record: str) -> bytes:
+    written: Any = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names)
+    written.model.metadata_props[RECORD] = record
+    return written.model_proto.SerializeToString()

@@ -42,6 +42,7 @@ class OperatorModule(pl.LightningModule):
         self.history: list[Row] = []
         self._batches: ShuffledBatches | None = None
         self._losses: list[Tensor] = []
+        self._sizes: list[int] = []
         self._rate = 0.0
         self._clock_at_zero = _clocks()
 
@@ -110,6 +111,7 @@ class OperatorModule(pl.LightningModule):
         moment = Moment(self.current_epoch, batch_index, int(self.trainer.num_training_batches))
         loss = self.task.strategies.loss(step, batch, self.task.loss, moment)
         self._losses.append(loss.detach())  # read once per epoch: reading waits for the device
+        self._sizes.append(len(batch.inputs))
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -132,8 +134,11 @@ class OperatorModule(pl.LightningModule):
         FloatingPointError
             Naming the epoch and the remedy.
         """
-        loss = float(self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean"))
-        self._losses = []
+        losses = torch.stack(self._losses)
+        sizes = torch.tensor(self._sizes, dtype=losses.dtype, device=losses.device)
+        # all processes see as many samples
+        loss = float(self.trainer.strategy.reduce((losses * sizes).sum() / sizes.sum(), reduce_op="mean"))
+        self._losses, self._sizes = [], []
         row: Row = {"epoch": self.current_epoch + 1, "loss": loss, "learning_rate": self._rate}
         if self.task.validation is not None:
             row["validation_loss"] = float(self.trainer.callback_metrics["validation_loss"])

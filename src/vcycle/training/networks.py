@@ -1,5 +1,6 @@
 """Networks as JSON says them, and back: entries of ``MODELS``, and sums of such."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,15 @@ class BoostedNetwork(nn.Module):
             feed=feed,
         )
 
+    @property
+    def size_step(self) -> int:
+        """Sizes that differ by multiples of this number meet the walls alike in every network."""
+        return math.lcm(*(getattr(network, "size_step", 1) for network in self.networks))
+
+    def takes_factor(self, factor: int) -> bool:
+        """Return whether the same weights mean the same map on a grid so many times coarser."""
+        return all(takes_factor(network, factor) for network in self.networks)
+
     def forward(self, u: Tensor, parameters: Tensor | None = None) -> Tensor:
         """Map ``(batch, in_channels, *space)`` to ``(batch, out_channels, *space)``, both normalised."""
         scalars = () if parameters is None else (parameters,)
@@ -78,6 +88,12 @@ class BoostedNetwork(nn.Module):
             left = outputs.denormalise(network(inputs.normalise(seen), *scalars))  # type: ignore[operator]
             total = total + left / first.scale
         return total
+
+
+def takes_factor(network: nn.Module, factor: int) -> bool:
+    """Return what a network's ``takes_factor`` says; one without says by ``resolution_free`` whether it takes any."""
+    asked = getattr(network, "takes_factor", None)
+    return asked(factor) if callable(asked) else factor == 1 or getattr(network, "resolution_free", False)
 
 
 def describe(network: nn.Module) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def refine(
     operator: TrainedOperator,
     inputs: Any,
     residual: Residual,
+    parameters: Any = None,
     *,
     norm: SobolevNorm | None = None,
     modes: Sequence[int] | None = None,
@@ -42,6 +43,8 @@ def refine(
         ``(sample, channel, *space)`` in physical units.
     residual
         What the outputs miss; :meth:`vcycle.problems.Problem.residual` of the problem whose data trained the operator.
+    parameters
+        As for :meth:`TrainedOperator.predict`. A residual that needs them too is given for one sample at a time.
     norm
         By default the Sobolev norm of order -1 on the operator's grid, which must be periodic: for the residual of an
         equation of second order. What a state misses, in its own unit, as an evolution's ``residual`` says it, goes
@@ -79,25 +82,31 @@ def refine(
     network = cast(SpectralRefiner, deepcopy(operator.network).double().requires_grad_(requires_grad=False))
     entering, leaving = (deepcopy(n).double() for n in (operator.input_normaliser, operator.output_normaliser))
     given = _check.real_tensor("inputs", inputs, "an array or tensor, such as dataset.inputs").double()
-    operator.predict(given[:1])  # says what does not fit
+    predicted = operator.predict(given, parameters)  # says what does not fit
+    scalars = None
+    if operator.parameter_normaliser is not None:
+        scalars = deepcopy(operator.parameter_normaliser).double().normalise(torch.as_tensor(parameters).double())
     made = []
-    for sample in given.split(1):
+    for row, sample in enumerate(given.split(1)):
         normalised = entering.normalise(sample)
-        made.append(_fitted(network, leaving, normalised, partial(residual, sample), norm, modes, steps))
-    return torch.cat(made) if made else operator.predict(given).double()
+        maps = network.maps_of(normalised, None if scalars is None else scalars[row : row + 1])
+        hidden = network.hidden(normalised, maps)
+        made.append(_fitted(network, leaving, normalised, hidden, partial(residual, sample), norm, modes, steps))
+    return torch.cat(made) if made else predicted.double()
 
 
 def _fitted(
     network: SpectralRefiner,
     leaving: Normaliser,
     normalised: Tensor,
+    hidden: Tensor,
     missed: Callable[[Tensor], Tensor],
     norm: SobolevNorm,
     modes: Sequence[int] | None,
     steps: int,
 ) -> Tensor:
     """Return the outputs of one sample, physical, after the last layer was fitted to it."""
-    hidden, last = network.hidden(normalised, None), enlarged(network.last, modes)
+    last = enlarged(network.last, modes)
     start, scale = last.weight.detach(), _scale(hidden, last)
 
     def outputs(z: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What is trained on what: the arguments of a run checked against each other, before anything heavy is loaded."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from copy import deepcopy
@@ -16,7 +17,8 @@ from vcycle.grid import Grid
 from vcycle.objectives.losses import Loss, data_loss
 from vcycle.problems.problem import FieldInfo, zero_on_walls
 from vcycle.training.augment import Augmentation
-from vcycle.training.config import Run
+from vcycle.training.config import Run, decisive
+from vcycle.training.networks import takes_factor
 from vcycle.training.normaliser import Normaliser
 from vcycle.training.operator import TrainedOperator
 from vcycle.training.samples import Samples, Source, Transitions
@@ -196,8 +198,16 @@ def _strategies(model: nn.Module, train: "Dataset", run: Run) -> Strategies:
                 f"`rollout_steps`, and one step more with `pushforward`, must be at most the {most} steps of a "
                 f"trajectory. Got {strategies.most_steps}."
             )
-    if factors and not getattr(model, "resolution_free", False):
-        raise ValueError(f"`sizes` needs a model with resolution_free. Got {type(model).__name__}.")
+    native = getattr(model, "native_shape", None)
+    elsewhere = native not in (None, train.grid.shape)
+    for factor in factors:
+        if factor != 1 and (elsewhere or not takes_factor(model, factor)):
+            known = f" with native_shape={native}" if hasattr(model, "native_shape") else ""
+            raise ValueError(
+                f"`sizes` needs a model that is the same map on a grid {factor} times coarser: one with "
+                f"resolution_free, or for powers of two MgNO with native_shape={train.grid.shape}. "
+                f"Got {type(model).__name__}{known}."
+            )
     kinds = (config.input_normaliser, config.output_normaliser)
     if factors and "pointwise" in kinds:
         raise ValueError("`sizes` needs normalisers that are not tied to a grid. Got 'pointwise'.")
@@ -251,14 +261,14 @@ def _describe(model: nn.Module, train: "Dataset", validation: "Dataset | None", 
         "initial_weights": _checksum(model),
         "data": train.fingerprint(),
         "validation": None if validation is None else validation.fingerprint(),
-        "arguments": run.to_dict(),
+        "arguments": decisive(run.to_dict()),
     }
     return json.loads(json.dumps(description))  # as it will be read back
 
 
-def _checksum(model: nn.Module) -> float:
-    """Return a number that tells initial weights apart."""
-    total = 0.0
-    for index, tensor in enumerate((*model.parameters(), *model.buffers())):
-        total += (index + 1.0) * tensor.detach().abs().double().sum().item()
-    return total
+def _checksum(model: nn.Module) -> str:
+    """Return a hash, 32 hexadecimal digits, of initial weights and buffers."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in (*model.parameters(), *model.buffers()):
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
