@@ -80,6 +80,7 @@ def inductor() -> str:
     parts = []
     for name, model_class in MODELS.items():
         torch.manual_seed(0)
+        torch.compiler.reset()  # after a few models under one roof it would no longer compile
         model, u = model_class(1, 1).eval(), torch.randn(4, 1, 32, 32)
         with torch.no_grad():
             started = time.perf_counter()

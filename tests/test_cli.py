@@ -155,6 +155,10 @@ def test_interruption_and_internal_errors(capsys, monkeypatch):
         except KeyboardInterrupt:
             sys.exit(1)
 
+    def terminated(*, out: str = "") -> None:
+        """Stop, as the training engine does at SIGTERM."""
+        raise SystemExit
+
     def broken(*, out: str = "") -> None:
         """Break."""
         raise RuntimeError("two\nlines")
@@ -162,8 +166,9 @@ def test_interruption_and_internal_errors(capsys, monkeypatch):
     monkeypatch.setitem(COMMANDS, "info", interrupted)
     monkeypatch.setitem(COMMANDS, "train", stopped)
     monkeypatch.setitem(COMMANDS, "check", broken)
-    for name in ("info", "train"):
-        assert main([name]) == 130
+    monkeypatch.setitem(COMMANDS, "generate", terminated)
+    for name, status in (("info", 130), ("train", 130), ("generate", 143)):
+        assert main([name]) == status
         assert capsys.readouterr().err == f"vcycle {name}: interrupted; run the same command to resume\n"
     assert main(["check"]) == 1
     error = capsys.readouterr().err

@@ -312,6 +312,7 @@ def test_a_data_set_has_its_own_budget_waits_to_be_asked_for_and_may_have_models
         ({"tune": {"learning_rate": [0.1], "share": 2}}, "`tune.share` must lie between 0 and 1. Got 2."),
         ({"models": [MGNO | {"datasets": ["x"]}]}, "`datasets of MgNO` must be one of 'darcy 8'. Got 'x'."),
         ({"datasets": [STUDY["datasets"][0] | {"on_demand": 1}]}, "`on_demand` must be true or false. Got int."),
+        ({"seeds": [0, 0]}, "`seeds` must be different. Got [0, 0]."),
         ({"seeds": 3}, "`seeds` must be a list of at least one entry. Got 3."),
         ({"more_seeds": {"count": 1, "leading": 1, "dataset": "x"}}, "`more_seeds.dataset` must be one of 'darcy 8'."),
         ({"datasets": [{"name": "x", "data": {"train": "a.pt", "format": "npz"}}]}, "`evaluate` must name a test set."),
@@ -323,6 +324,18 @@ def test_wrong_studies_name_the_key_and_end_with_status_2(change, message, write
     assert message in printed.err
     assert printed.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_no_cell_to_run_and_no_budget_are_no_success(write, tmp_path, capsys):
+    later = STUDY["datasets"][0] | {"on_demand": True, "about": None}
+    study, out = str(write(datasets=[later])), str(tmp_path / "out")
+    for words, message in (
+        ([], "`only` and `dataset` must choose a cell."),
+        (["--dataset", later["name"], "--budget", "0"], "`budget` must be positive"),
+        (["--dataset", later["name"], "--jobs", "0"], "`jobs` must be at least 1. Got 0."),
+    ):
+        assert main(["benchmark", study, "--out", out, *words]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_choosing_needs_validation_data():

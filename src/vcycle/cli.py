@@ -19,6 +19,7 @@ from vcycle.errors import CheckpointError, DataError, SolveError
 WRONG_USE = 2
 INTERNAL = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells expect
+TERMINATED = 143  # 128 + SIGTERM
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
 RESUME = "interrupted; run the same command to resume"
 
@@ -54,9 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(name, RESUME, INTERRUPTED)
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # the training engine turns an interruption into an exit
-            return _fail(name, RESUME, INTERRUPTED)
-        raise
+        interrupted = isinstance(stop.__context__, KeyboardInterrupt)
+        if not interrupted and stop.code is not None:
+            raise
+        # the training engine turns an interruption, and SIGTERM without any status, into an exit
+        return _fail(name, RESUME, INTERRUPTED if interrupted else TERMINATED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nobody is told twice
         return 0

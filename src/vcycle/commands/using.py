@@ -162,7 +162,9 @@ def benchmark(
         Of a study, where data files lie.
     """
     of_study = {"only": only, "dataset": dataset, "budget": budget, "jobs": jobs, "redo": redo, "data_dir": data_dir}
-    given = {name: value for name, value in of_study.items() if value not in (None, False, [])}
+    given = {
+        name: value for name, value in of_study.items() if value is not None and value is not False and value != []
+    }
     if Path(operator).suffix in (".yaml", ".yml"):
         if data is not None:
             raise ValueError(f"`data` must not be given with a study: it says its data. Got {data}.")

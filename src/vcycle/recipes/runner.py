@@ -128,6 +128,8 @@ def run_study(
     def chosen(places: Sequence[_Place]) -> list[_Place]:
         return [p for p in places if (not only or p.entry.label in only) and p.dataset in datasets]
 
+    if not chosen(runner.places(study.seeds)):
+        raise ValueError(f"`only` and `dataset` must choose a cell. Got {', '.join(only)} on {', '.join(datasets)}.")
     runner.run(chosen(runner.places(study.seeds)), jobs=jobs, redo=redo, say=say)
     further = runner.further_places()
     runner.run(chosen(further), jobs=jobs, redo=redo, say=say)

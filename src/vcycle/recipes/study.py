@@ -152,6 +152,8 @@ def parse_study(content: Mapping[str, Any], *, folder: Path = Path()) -> Study:
     if unwatched and (rates or "more_seeds" in content):
         raise ValueError(f"`data.validation` must be given: the study chooses by it. Got none in {unwatched[0]}.")
     seeds = _entries("seeds", content.get("seeds", [0]))
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"`seeds` must be different. Got {seeds}.")
     return Study(
         str(content["name"]),
         str(content["about"]),
@@ -182,7 +184,9 @@ def _dataset(given: Any, folder: Path) -> Recipe:
         _check.keys("datasets", given, known, required=("name", "data"))
         check_data(given["data"])
         further = without(given, "name", "about", "data", *OF_STUDY)
-        recipe = Recipe(str(given["name"]), given.get("about", ""), given["data"], {}, {}, (), **further, folder=folder)
+        recipe = Recipe(
+            str(given["name"]), str(given.get("about") or ""), given["data"], {}, {}, (), **further, folder=folder
+        )
     if not set_names({"data": recipe.data, "evaluate": recipe.evaluate}):
         raise ValueError(f"`evaluate` must name a test set. Got none in {recipe.name}.")
     return replace(recipe, model={}, fit={}, expect=(), seeds=())
