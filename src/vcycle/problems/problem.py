@@ -1,7 +1,7 @@
 """What a PDE family must be able to do: draw parameters, solve, and say how wrong a solution is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -87,6 +87,11 @@ class FieldInfo:
     def num_channels(self) -> int:
         """Number of channels in a stacked view: components, times the number of snapshots."""
         return self.components * (1 if self.times is None else len(self.times))
+
+
+def count_channels(fields: Iterable[FieldInfo]) -> int:
+    """Return the number of channels in which fields are stacked."""
+    return sum(info.num_channels for info in fields)
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,9 @@ def build_model(name: str, data: "Dataset", arguments: Mapping[str, Any], *, see
 
 def channels_of(data: "Dataset") -> dict[str, int]:
     """Return how many channels a model for a data set has, ``in_channels`` and ``out_channels``; nothing is read."""
-    sides = {"in_channels": data.input_fields, "out_channels": data.output_fields}
-    return {name: sum(info.num_channels for info in fields) for name, fields in sides.items()}
+    from vcycle.problems.problem import count_channels
+
+    return {"in_channels": count_channels(data.input_fields), "out_channels": count_channels(data.output_fields)}
 
 
 def _started(network: "nn.Module", start: str, data: "Dataset", *, seed: int) -> "nn.Module":

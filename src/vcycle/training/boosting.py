@@ -10,6 +10,7 @@ from torch import nn
 
 from vcycle import _check
 from vcycle.objectives.losses import data_loss
+from vcycle.problems.problem import count_channels
 from vcycle.training.config import FitConfig
 from vcycle.training.fit import fit
 from vcycle.training.networks import BoostedNetwork
@@ -20,7 +21,6 @@ from vcycle.training.task import walls
 
 if TYPE_CHECKING:
     from vcycle.data import Dataset
-    from vcycle.problems.problem import FieldInfo
 
 STAGE = "stage-{}"
 """Folder of a stage's training."""
@@ -112,7 +112,7 @@ def boost(
             settings = dataclasses.replace(settings, output_normaliser="scale")
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed + stage)
-            model = model_factory(_num_channels(pair[0].input_fields), _num_channels(train.output_fields))
+            model = model_factory(count_channels(pair[0].input_fields), count_channels(train.output_fields))
         found.append(
             fit(
                 model,
@@ -153,10 +153,6 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(
             f"`out` must not hold the operator of another run. Got {str(folder)!r}; choose another folder."
         )
-
-
-def _num_channels(fields: "Sequence[FieldInfo]") -> int:
-    return sum(info.num_channels for info in fields)
 
 
 def residuals(operator: TrainedOperator, data: "Dataset", *, feed: bool = True) -> "Dataset":

@@ -14,7 +14,7 @@ from vcycle import __version__, _check
 from vcycle.boundary import Boundary
 from vcycle.errors import CheckpointError
 from vcycle.grid import Grid
-from vcycle.problems.problem import FieldInfo
+from vcycle.problems.problem import FieldInfo, count_channels
 from vcycle.training.networks import describe, rebuilt, unfilled
 from vcycle.training.normaliser import Normaliser
 from vcycle.training.rollout import Step, first_overflow, unroll_finite
@@ -73,12 +73,12 @@ class TrainedOperator:
     @property
     def in_channels(self) -> int:
         """Number of input channels."""
-        return sum(info.num_channels for info in self.input_fields)
+        return count_channels(self.input_fields)
 
     @property
     def out_channels(self) -> int:
         """Number of output channels."""
-        return sum(info.num_channels for info in self.output_fields)
+        return count_channels(self.output_fields)
 
     def predict(self, inputs: Any, parameters: Any = None, *, batch_size: int = 64) -> Tensor:
         """Return the operator's outputs.

@@ -15,7 +15,7 @@ from vcycle.boundary import Boundary, Kind
 from vcycle.errors import DataError
 from vcycle.grid import Grid
 from vcycle.objectives.losses import Loss, data_loss
-from vcycle.problems.problem import FieldInfo, zero_on_walls
+from vcycle.problems.problem import FieldInfo, count_channels, zero_on_walls
 from vcycle.training.augment import Augmentation
 from vcycle.training.config import Run, decisive
 from vcycle.training.networks import takes_factor
@@ -184,7 +184,7 @@ def _strategies(model: nn.Module, train: "Dataset", run: Run) -> Strategies:
         pushforward=config.pushforward,
         rollout_steps=config.rollout_steps or (),
         epochs=run.epochs,
-        num_states=sum(info.num_channels for info in train.output_fields) if of_steps else None,
+        num_states=count_channels(train.output_fields) if of_steps else None,
         grid=train.grid,
         factors=factors,
     )

@@ -13,7 +13,7 @@ from vcycle.data.dataset import Dataset
 from vcycle.data.formats.common import Field, assemble, refuse, require_on_grid, shown
 from vcycle.errors import DataError
 from vcycle.grid import Grid
-from vcycle.problems.problem import FieldInfo
+from vcycle.problems.problem import FieldInfo, count_channels
 
 X, Y, Q = FILES = ("Pipe_X.npy", "Pipe_Y.npy", "Pipe_Q.npy")
 WALLS = ("neumann", "dirichlet")
@@ -100,7 +100,7 @@ def write_pipe(dataset: Dataset, path: str | Path) -> None:
         If the folder exists or cannot be written.
     """
     path, fields = Path(path), (*dataset.input_fields, *dataset.output_fields)
-    counts = [sum(info.num_channels for info in side) for side in (dataset.input_fields, dataset.output_fields)]
+    counts = [count_channels(side) for side in (dataset.input_fields, dataset.output_fields)]
     if counts != [2, 1] or dataset.grid.num_axes != 2:
         got = f"{counts[0]} and {counts[1]} on {dataset.grid.num_axes}"
         raise ValueError(f"`dataset` must have two input channels and one output channel on two axes. Got {got}.")
