@@ -56,6 +56,39 @@ def whole(path: str | Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Keep other processes from writing to a folder meanwhile; it is made if need be, and the lock dies with its process.
+
+    Raises
+    ------
+    DataError
+        If another process holds it, or the folder cannot be made.
+    """
+    with writing(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        if not _lock(handle):
+            raise DataError(f"{folder} is being written by another process. Wait for it to end.")
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Return False if someone else holds the lock; file systems and platforms without locks always give it."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return True
+    return True
+
+
 def check_file(name: str, path: str | Path) -> Path:
     """Return the path of a file to be written; a folder or an empty path, which is the one we are in, is refused."""
     if Path(path).is_dir():

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vcycle import _check
-from vcycle._files import writing
+from vcycle._files import locked, writing
 from vcycle.data.chunks import Plan, drawn, make_chunk, shared_factors, usual_chunk_size, usual_rtol
 from vcycle.data.dataset import Dataset
 from vcycle.data.engines import on_threads, one_torch_thread
@@ -160,7 +160,7 @@ def _on_disk(plan: Plan, path: Path, engine: _Engine) -> Dataset:
     store = Store.open(path)
     _require_same_call(store, schema, ignored=("versions",))
     if store.unfinished():
-        with store.locked():
+        with locked(store.path):
             _finish(plan, store, schema, engine)
     else:  # nothing is written: many processes may be here at once
         _say(f"{path} is complete: {plan.num_samples} samples. Nothing to do.", progress=engine.progress)
@@ -183,7 +183,7 @@ def _remove_if_bare(store: Store, schema: Schema) -> None:
     if any(store.is_committed(chunk) for chunk in range(store.num_chunks)):
         return
     if differences(store.schema.to_dict(), schema.to_dict()):
-        with store.locked(), writing(store.path):
+        with locked(store.path), writing(store.path):
             shutil.rmtree(store.path)
 
 

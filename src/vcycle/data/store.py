@@ -286,36 +286,6 @@ class Store:
 
         return zarr.open_array(str(self.path / name), mode="r")
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from writing to this store meanwhile; the lock dies with its process.
-
-        Raises
-        ------
-        DataError
-            If another process holds it.
-        """
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            if not _lock(handle):
-                raise DataError(f"{self.path} is being written by another process. Wait for it to end.")
-            yield
-        finally:
-            os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    """Return False if someone else holds the lock; file systems and platforms without locks always give it."""
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        return True
-    return True
-
 
 def _read_description(path: Path) -> dict[str, Any]:
     if not path.exists():
