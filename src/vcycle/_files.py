@@ -58,7 +58,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Keep other processes from writing to a folder meanwhile; it is made if need be, and the lock dies with its process.
+    """Keep other processes from writing to a folder, made if missing; the lock dies with its process.
 
     Raises
     ------
