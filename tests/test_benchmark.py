@@ -7,7 +7,7 @@ import torch
 
 import vcycle as vc
 from helpers import assert_close
-from vcycle.evaluation.benchmark import Benchmark, Row, benchmark
+from vcycle.evaluation.benchmark import Benchmark, Row, _coarsely_stepped, benchmark
 from vcycle.evaluation.regrid import interpolated
 from vcycle.metrics import relative_l2
 
@@ -134,6 +134,34 @@ def test_unusable_arguments_are_named(table):
     other = vc.problems.Darcy(vc.Grid((8, 8)))
     with pytest.raises(ValueError, match=r"`test` must be on the problem's grid \(8, 8\). Got \(16, 16\)"):
         benchmark(other, operator, data)
+
+
+def test_evolutions_are_stepped_as_far_as_a_row_of_the_data():
+    grid = vc.Grid((32,), 1.0, "vertex", periodic=True)
+    problem = vc.problems.Burgers(grid, times=(0.5, 1.0), viscosity=0.05)
+    data = vc.generate(problem, num_samples=3, seed=0, progress=False)
+    operator = StandIn(lambda inputs: torch.zeros_like(inputs))
+    for test in (data.steps(), data):  # one step, or both times at once
+        rows = {row.name: row.error for row in benchmark(problem, operator, test, repeats=1).rows[1:]}
+        names = ["solver, rtol 1e-06", "solver, rtol 1e-03"]
+        assert list(rows) == names + [f"solver on {n}, rtol 1e-03, interpolated" for n in (16, 8, 4)]
+        assert rows[names[0]] < 1e-6
+        assert rows[names[0]] <= rows[names[1]] < 1e-3
+        errors = list(rows.values())[2:]
+        assert errors == sorted(errors)
+        assert 1e-6 < errors[0] < 1e-2 < errors[2] < 1
+        operator = StandIn(lambda inputs: torch.zeros(len(inputs), 2, 32))
+    with pytest.raises(ValueError, match=r"`test` must have steps of one length to be timed against solvers\."):
+        benchmark(problem, operator, data.steps(all_to_all=True), repeats=1)
+
+
+def test_coarse_steps_of_what_a_coarse_grid_holds_are_exact():
+    grid = vc.Grid((16, 16), 1.0, "vertex", periodic=True)
+    problem = vc.problems.Heat(grid, times=(0.1,))
+    x, y = (2 * math.pi * torch.from_numpy(axis) for axis in grid.mesh())
+    wave = (torch.sin(x) * torch.cos(y))[None, None]
+    found = _coarsely_stepped(problem.on_grid(vc.Grid((4, 4), 1.0, "vertex", periodic=True)), problem, wave)
+    assert_close(found, problem.solve(wave).solutions.flatten(1, 2))
 
 
 def test_numbers_are_repeated_in_words(table):

@@ -271,7 +271,8 @@ def test_evolutions_are_rolled_out(write, started, tmp_path):
     test = board.boards[0].standings[0].runs[0]["tests"]["test"]
     assert {"relative_l2", "rollout_l2_full", "rollout_l2_step"} <= set(test)
     assert "rollout, rel. L2" in board.boards[0].rows()[0]
-    assert board.boards[0].solvers == []
+    assert [solver.name for solver in board.boards[0].solvers[:1]] == ["solver, rtol 1e-06"]
+    assert board.boards[0].solvers[0].error < 1e-6
 
 
 def test_filters(write, started, tmp_path):

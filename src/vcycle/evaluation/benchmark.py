@@ -6,16 +6,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
 from vcycle import _check
+from vcycle.data.steps import Steps
 from vcycle.errors import DataError
 from vcycle.evaluation.regrid import coarsened, interpolated
+from vcycle.layers.transforms import resample
 from vcycle.metrics import relative_l2
+from vcycle.problems import from_config
+from vcycle.problems.evolution import Evolution
 from vcycle.problems.problem import Fields, Problem
 from vcycle.solvers import multigrid
+from vcycle.solvers.fourier import FourierSpace
 from vcycle.solvers.sequence import solve_sequence
 
 if TYPE_CHECKING:
@@ -23,8 +28,10 @@ if TYPE_CHECKING:
     from vcycle.training import TrainedOperator
 
 SOLVER_RTOL = 1e-6
-MOST_HALVINGS = 2
-"""How often the grid of the coarse rivals is halved."""
+ROUGH_RTOL = 1e-3
+"""Of evolutions also: what steps of operators reach."""
+MOST_HALVINGS, MOST_OF_WAVES = 2, 3
+"""How often the grid of the coarse rivals is halved; Fourier series lose less by it."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,8 @@ def benchmark(
 ) -> Benchmark:
     """Compare an operator with classical solvers of the same problem, each run ``repeats`` times in turn.
 
+    The rivals of an operator that steps are steps of the same length.
+
     Parameters
     ----------
     problem
@@ -143,7 +152,7 @@ def benchmark(
     operator
         A trained operator.
     test
-        Samples that it was not trained on; errors are against their outputs.
+        Samples that it was not trained on, or steps of trajectories; errors are against their outputs.
     num_samples
         Samples to time, at most those of ``test``.
     repeats
@@ -159,7 +168,7 @@ def benchmark(
     Raises
     ------
     ValueError
-        If a count is not positive, or the grids differ.
+        If a count is not positive, the grids differ, or steps have lead times of their own.
     DataError
         If a true output is not finite.
     """
@@ -173,8 +182,10 @@ def benchmark(
         raise ValueError(f"`test` must be on the problem's grid {problem.grid.shape}. Got {tuple(inputs.shape[2:])}.")
     parameters = operator.parameters_of(subset)
     ways: dict[str, Callable[[], Tensor]] = {"operator": lambda: operator.predict(inputs, parameters)}
-    for name, way in _classical_ways(problem, inputs).items():
-        ways[name] = way
+    if isinstance(problem, Evolution):
+        ways |= _time_steppers(_to_the_end(problem, subset), inputs)
+    else:
+        ways |= _classical_ways(problem, inputs)
     answers = {name: way() for name, way in ways.items()}  # once untimed: compilation and caches are no one's fault
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
@@ -218,3 +229,36 @@ def _coarse(problem: Problem, inputs: Fields, halvings: int) -> Tensor:
     for _ in range(halvings):
         solution = interpolated(solution, problem)
     return solution
+
+
+def _to_the_end(problem: Evolution, test: "Dataset") -> Evolution:
+    """Return the family that ends where the rows of the data do; it is the same at all times."""
+    if not isinstance(test, Steps):
+        return problem
+    if test.has_lead_time:
+        raise ValueError("`test` must have steps of one length to be timed against solvers. Got lead times.")
+    return cast("Evolution", from_config(problem.config() | {"times": [test.step_time]}))
+
+
+def _time_steppers(problem: Evolution, inputs: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Return the rivals by name; each halves its own steps, and returns ``(sample, time * component, *space)``."""
+    ways: dict[str, Callable[[], Tensor]] = {
+        f"solver, rtol {rtol:.0e}": partial(_stepped, problem, inputs, rtol) for rtol in (SOLVER_RTOL, ROUGH_RTOL)
+    }
+    grid, halvings = problem.grid, 0
+    while isinstance(problem.space, FourierSpace) and grid.can_coarsen and halvings < MOST_OF_WAVES:
+        grid, halvings = grid.coarsened(), halvings + 1
+        name = f"solver on {' x '.join(map(str, grid.shape))}, rtol {ROUGH_RTOL:.0e}, interpolated"
+        ways[name] = partial(_coarsely_stepped, problem.on_grid(grid), problem, inputs)
+    return ways
+
+
+def _stepped(problem: Evolution, inputs: Tensor, rtol: float) -> Tensor:
+    return problem.solve(inputs, rtol=rtol).solutions.flatten(1, 2)
+
+
+def _coarsely_stepped(coarse: Evolution, problem: Evolution, inputs: Tensor) -> Tensor:
+    """Step with the waves that a coarser grid holds."""
+    fine = problem.grid
+    onto = partial(resample, periodic=fine.periodic, centring=fine.centring)
+    return onto(_stepped(coarse, onto(inputs, coarse.grid.shape), ROUGH_RTOL), fine.shape)

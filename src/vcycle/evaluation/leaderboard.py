@@ -79,7 +79,7 @@ class Board:
     standings
         The models.
     solvers
-        Classical ways to the same solutions; empty where the problem has no linear systems.
+        Classical ways to the same solutions; empty where the data do not say which problem they solve.
     """
 
     name: str

@@ -31,7 +31,7 @@ def measure_together(cells: Mapping[str, Cell]) -> dict[str, Any]:
     -------
     dict
         ``ms``, CPU milliseconds per sample by label, medians of repetitions in turn; ``solvers``, rows of name, error
-        and milliseconds, empty where the problem has no linear systems.
+        and milliseconds, empty where the data do not say which problem they solve.
     """
     data = next(iter(cells.values())).data()
     test = next(iter(data.tests.values()))
@@ -42,9 +42,8 @@ def measure_together(cells: Mapping[str, Cell]) -> dict[str, Any]:
 
 def _classical(operator: "TrainedOperator", test: "Dataset") -> list[dict[str, Any]]:
     from vcycle.evaluation import benchmark
-    from vcycle.problems.evolution import Evolution
 
-    if test.problem is None or isinstance(test.problem, Evolution):
+    if test.problem is None:
         return []
     return [vars(row) for row in benchmark(test.problem, operator, test).rows[1:]]
 
