@@ -249,7 +249,7 @@ def test_published_network_takes_boundaries_parameters_and_small_grids(monkeypat
     name = PublishedGalerkinTransformer.name
     monkeypatch.setitem(MODELS, name, PublishedGalerkinTransformer)
     monkeypatch.setitem(test_contract.SMALL, name, {"width": 32, "depth": 2, "heads": 2, "modes": 3})
-    test_contract.test_parameters_change_the_output_of_their_own_sample(name)
+    test_contract.TestContract().test_parameters_change_the_output_of_their_own_sample(name, 2)
     test_contract.test_smallest_grid_and_no_sample(name)
     test_contract.test_half_precision_autocast_trains_and_stays_near(name)
     for centring in ("cell", "vertex"):

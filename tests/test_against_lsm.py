@@ -15,8 +15,9 @@ from torch import nn
 import test_contract
 from helpers import assert_close
 from vcycle.layers import ushape
+from vcycle.layers.latent import LatentSpectralBlock
 from vcycle.models import MODELS
-from vcycle.models.lsm import LSM, LatentSpectralBlock, PublishedLSM
+from vcycle.models.lsm import LSM, PublishedLSM
 
 WIDTH, TOKENS, BASES, PATCH = 8, 3, 12, 2
 SHAPES = [(32, 32), (32, 64), (27, 61)]  # the last is padded to (32, 64), as 85 points are to 96 in the paper

@@ -199,9 +199,38 @@ def test_the_operator_of_another_run_is_not_overwritten(tmp_path):
         boost(factory, data(), out=tmp_path / "one", resume=True, **QUICK)
     assert vcycle.load(tmp_path / "one").training == one.training
     assert not (tmp_path / "one" / "stage-0").exists()
-    for stages in (1, 2, 2):
-        boost(factory, data(), stages=stages, out=tmp_path / "two", resume=True, **QUICK)
-    assert len(vcycle.load(tmp_path / "two").training["stages"]) == 2
+
+
+def test_a_finished_run_of_another_number_of_stages_is_refused(tmp_path):
+    arguments = {"model": "resnet", "model_args": {"width": 4, "depth": 1}, "progress": False}
+
+    def train(out, stages, epochs=None):
+        chosen = {"epochs": epochs or stages, "stages": stages, "batch_size": 4}
+        return recipes.train(data(), out=tmp_path / out, fit_args=chosen, **arguments)
+
+    train("two", 2)
+    weights = (tmp_path / "two" / "operator" / "weights.safetensors").read_bytes()
+    for stages in (3, 1):
+        message = rf"`out` holds a run of other arguments: stages is 2 there, not {stages}\. Choose another folder\."
+        with pytest.raises(ValueError, match=message):
+            train("two", stages)
+    assert (tmp_path / "two" / "operator" / "weights.safetensors").read_bytes() == weights
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["operator", "stage-0", "stage-1"]
+    assert len(train("two", 2).training["stages"]) == 2
+
+    def factory(in_channels, out_channels):
+        return ResNet(in_channels, out_channels, width=4, depth=1, boundary="neumann")
+
+    boost(factory, data(), stages=1, out=tmp_path / "one", resume=True, **QUICK)
+    with pytest.raises(ValueError, match="stages is 1 there, not 2"):
+        boost(factory, data(), stages=2, out=tmp_path / "one", resume=True, **QUICK)
+
+
+def test_stages_need_an_epoch_each(tmp_path):
+    arguments = {"model": "resnet", "model_args": {"width": 4, "depth": 1}, "out": tmp_path / "run"}
+    with pytest.raises(ValueError, match=r"`epochs` must be at least `stages`, which share them\. Got 2 and 3\."):
+        recipes.train(data(), fit_args={"epochs": 2, "stages": 3}, **arguments)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sum_takes_the_grids_that_all_its_networks_take():

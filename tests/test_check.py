@@ -129,6 +129,19 @@ def test_what_is_no_array_of_real_numbers_is_refused(value):
         _check.real_tensor("x", value, "an array")
 
 
+def test_what_an_array_holds_is_named():
+    for kind, array in {"str": np.array(["a"]), "object": np.array([None]), "complex64": np.zeros(1, "c8")}.items():
+        with pytest.raises(TypeError, match=rf"Got {kind}\.$"):
+            _check.real_tensor("x", array, "an array")
+
+
+def test_missing_keys_are_named_beside_those_that_are_there():
+    with pytest.raises(ValueError, match=r"^`x` must have b, c\. Got a\.$"):
+        _check.keys("x", {"a": 1}, None, required=("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"^`x` must have a\. Got nothing\.$"):
+        _check.call("x", lambda a: a, {}, required=("a",))
+
+
 def test_words_and_kinds():
     assert _check.word("name", "k_1") == "k_1"
     for odd in ("a b/c", "", "../a", "1a", 3, None, ["a"]):

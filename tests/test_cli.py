@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,22 +37,50 @@ WRONG = [
     (["generate", "darcy", "--out", "x", "--problem-args", "coeficient=a"], "Did you mean 'coefficient'?"),
     (
         ["generate", "darcy", "--out", "x", "--problem-args", "coefficient"],
-        "`problem_args` must be key=value. Got coefficient.",
+        "`problem_args` must be key=value. Got coefficient. Other words go before --problem-args.",
     ),
-    (["check"], "missing argument: data."),
+    (["convert", "nowhere.pt", "--out", "x.zarr"], "nowhere.pt does not exist.\n"),
+    (
+        ["generate", "darcy", "--out", "x", "--shape", "²"],
+        "`shape` must be cells per axis, such as 64 or 32x32. Got ².",
+    ),
+    *(
+        (["generate", "darcy", "--out", "x", "--rtol", value], f"`rtol` must be {meaning}. Got {value}.\n")
+        for value, meaning in {
+            "-1e-08": "positive and finite",
+            "-3.0": "positive and finite",
+            "-inf": "a number",
+        }.items()
+    ),
+    (["generate", "darcy", "--out", "x", "--rtol", "--seed", "3"], "`rtol` must have a value. Got none."),
+    (
+        ["generate", "darcy", "--out", "x", "--problem-args", "coefficient={a:1}"],
+        "`coefficient` must have name. Got a:1.",
+    ),
+    (
+        ["benchmark", "--only", "A", "study.yaml", "--out", "x"],
+        "missing argument: operator. Give it before --only, which takes all words after it.",
+    ),
+    (["generate", "darcy", "--problem-args", "a=1"], "missing argument: out.\n"),
+    (
+        ["train", "--out", "x", "--model-args", "levels=2", "d.zarr"],
+        "`model_args` must be key=value. Got d.zarr. Other words go before --model-args.",
+    ),
+    (["check"], "missing argument: data.\n"),
     (["check", "a.zarr", "b"], "unexpected argument 'b'."),
     (["check", "nowhere.zarr"], "nowhere.zarr does not exist"),
     (["train", "--out", "x"], "`data` must be given, or a recipe with --config."),
     (["train", "a", "--config", "b", "--out", "x"], "`data` must not be given with --config"),
-    (["train", "--config", "nowhere.yaml", "--out", "x"], "nowhere.yaml: No such file or directory"),
+    (["train", "--config", "nowhere.yaml", "--out", "x"], "nowhere.yaml does not exist: it must be a recipe in YAML."),
+    (["train", "--config", ".", "--out", "x"], ". is a folder, not a recipe in YAML. Give the path of such a file."),
     (["train", "a", "--out", "x", "--model", "mgn"], "Got 'mgn'. Did you mean 'mgno'?"),
     (["train", "nowhere.zarr", "--out", "x"], "nowhere.zarr does not exist"),
     (["evaluate", "nowhere", "b"], "nowhere does not exist; make it with `vcycle train`."),
     (["predict", "nowhere", "b.npy", "--out", "x.txt"], "`out` must end in .npy. Got x.txt."),
-    (["export", "nowhere", "--out", "x.pt"], "`out` must end in .pt2. Got x.pt."),
+    (["export", "nowhere", "--out", "x.pt"], "`out` must end in .pt2 or .onnx. Got x.pt."),
     (
-        ["convert", "nowhere.pt", "--out", "x.zarr"],
-        "nowhere.pt does not exist; it is in the repository neuraloperator/neuraloperator",
+        ["convert", "darcy_test_16.pt", "--out", "x.zarr"],
+        "darcy_test_16.pt does not exist; it is in the repository neuraloperator/neuraloperator",
     ),
     (["convert", "a.zarr", "--out", "x.csv"], "`out` must end in one of .zarr, .pt, .npz, .mat, .h5, .hdf5. Got 'x.c"),
     (["convert", "a.zarr", "--out", "x.h5"], "`out` may be one of the-well, pdebench by its suffix: say which. Got"),
@@ -169,7 +198,8 @@ def test_interruption_and_internal_errors(capsys, monkeypatch):
     monkeypatch.setitem(COMMANDS, "generate", terminated)
     for name, status in (("info", 130), ("train", 130), ("generate", 143)):
         assert main([name]) == status
-        assert capsys.readouterr().err == f"vcycle {name}: interrupted; run the same command to resume\n"
+        resume = "" if name == "info" else "; run the same command to resume"  # only these keep what they have done
+        assert capsys.readouterr().err == f"vcycle {name}: interrupted{resume}\n"
     assert main(["check"]) == 1
     error = capsys.readouterr().err
     assert error == "vcycle check: internal error, please report it (RuntimeError: two lines); --debug shows where\n"
@@ -212,6 +242,9 @@ def test_check_and_info(workplace, capsys):
     assert "12" in capsys.readouterr().out
     described = run_json(capsys, "info", data)
     assert (described["samples"], described["grid"]["shape"]) == (12, [8, 8])
+    for name in ("info.npz", "info.pt"):
+        assert main(["convert", data, "--out", str(workplace / name)]) == 0
+        assert run_json(capsys, "info", str(workplace / name))["samples"] == 12
     described = run_json(capsys, "info", run)
     assert described["arguments"]["levels"] == 2
     assert described["weights"] > 0
@@ -255,6 +288,25 @@ def test_an_operator_without_a_record_says_so(workplace, capsys, tmp_path):
     for damaged in ("{", "{}", "[]", '{"trained_on": 3}', '{"trained_on": [3]}'):
         (tmp_path / "run.json").write_text(damaged)
         fails(capsys, ["evaluate", str(tmp_path / "operator"), data], "run.json is corrupt")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "certify", "benchmark"])
+def test_data_of_another_family_are_refused_by_their_name(command, workplace, capsys, tmp_path):
+    data, out = str(tmp_path / "poisson.zarr"), str(tmp_path / "out.npy")
+    walls = ["--problem-args", "boundary=neumann"] if command == "predict" else []
+    assert main(["generate", "poisson", "--out", data, "--num-samples", "2", "--shape", "8x8", *walls]) == 0
+    further = ["--out", out] if command == "predict" else []
+    message = "boundary dirichlet. Got neumann." if walls else "inputs coefficient. Got source"
+    words = [command, str(workplace / "run"), data, *further]
+    fails(capsys, words, f"`data` must be like the data of training: {message}")
+    assert not Path(out).exists()
+
+
+def test_a_data_set_is_no_folder_for_a_demonstration(workplace, capsys):
+    data = workplace / "darcy.zarr"
+    before = sorted(data.rglob("*"))
+    fails(capsys, ["demo", "--out", str(data)], "`out` must be a folder for a run, and no data set.")
+    assert sorted(data.rglob("*")) == before
 
 
 def test_everything_seen_is_refused(workplace, capsys, tmp_path):
@@ -328,6 +380,27 @@ def test_exported_program_predicts_the_same(workplace, capsys):
     assert torch.allclose(exported, load(run).predict(inputs), rtol=1e-5, atol=1e-7)
 
 
+def test_only_the_program_is_told_of_by_an_export_to_onnx(workplace, tmp_path):
+    """In a process of its own: what PyTorch's writer says, it says when it is imported."""
+    pytest.importorskip("onnxscript")
+    words = ["export", str(workplace / "run"), "--out", str(tmp_path / "operator.onnx")]
+    done = subprocess.run([sys.executable, "-m", "vcycle", *words], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+
+
+def test_what_cannot_be_recorded_on_free_sizes_is_one_line(workplace, tmp_path, capsys):
+    from vcycle import Dataset, fit
+    from vcycle.models import FNO
+
+    data = Dataset.open(workplace / "darcy.zarr")
+    fit(FNO(1, 1, modes=2, width=2, depth=1, boundary="dirichlet"), data, epochs=1, progress=False).save(
+        tmp_path / "fno"
+    )
+    words = ["export", str(tmp_path / "fno"), "--out", str(tmp_path / "operator.pt2"), "--any-size"]
+    fails(capsys, words, "`operator` must be one that torch.export can record. Got ")
+
+
 def test_export_says_which_scalars_the_program_takes(tmp_path, capsys):
     from vcycle import Dataset, Grid, fit
     from vcycle.models import ResNet
@@ -367,6 +440,7 @@ def test_unusable_files_are_one_line(workplace, capsys, tmp_path):
     np.save(tmp_path / "nan.npy", inputs)
     np.save(tmp_path / "channels.npy", np.ones((2, 3, 8, 8)))
     (tmp_path / "text.npy").write_text("no array")
+    np.save(tmp_path / "words.npy", np.array([["a"]]))
     np.savez(tmp_path / "archive.npz", inputs)
     (tmp_path / "archive.npz").rename(tmp_path / "zip.npy")
     out = tmp_path / "out.npy"
@@ -375,6 +449,7 @@ def test_unusable_files_are_one_line(workplace, capsys, tmp_path):
         "channels": "`inputs` must have shape (any, 1, any, any)",
         "text": "is not a NumPy file of numbers",
         "zip": "is not a NumPy file of numbers",
+        "words": "words.npy is not a NumPy file of real numbers: it holds <U1. Write one with numpy.save.",
         "nowhere": "nowhere.npy does not exist.",
     }.items():
         fails(capsys, ["predict", str(run), str(tmp_path / f"{name}.npy"), "--out", str(out)], message)

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from helpers import assert_close
+from vcycle.errors import CheckpointError
+from vcycle.layers.conditioning import Conditioning
 from vcycle.models import MODELS
 
 SMALL = {
@@ -46,7 +48,7 @@ SMALL = {
     "uno": {"modes": 3, "width": 4, "depth": 1},
 }
 SHAPES = {1: (16,), 2: (16, 12), 3: (8, 8, 12)}
-CASES = [(name, d) for name, model in MODELS.items() for d in getattr(model, "axes", (1, 2, 3))]
+CASES = [(name, d) for name, model in MODELS.items() for d in model.axes]
 NAMES = pytest.mark.parametrize("name", MODELS)
 
 
@@ -118,6 +120,22 @@ class TestContract:
         single = model(u.float())
         assert_close(model.double()(u), single, rtol=1e-5)
 
+    def test_parameters_change_the_output_of_their_own_sample(self, name, num_axes):
+        model = build(name, num_axes, num_parameters=2).double()
+        u = random(2, 2, *(9, 8, 7)[:num_axes], dtype=torch.float64)
+        first = torch.tensor([[0.5, -1.0], [1.0, 2.0]], dtype=torch.float64)
+        second = first + torch.tensor([[0.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+        outputs = model(u, first), model(u, second)
+        assert_close(outputs[0][:1], outputs[1][:1])
+        assert (outputs[0][1] - outputs[1][1]).norm() > 1e-5 * outputs[0][1].norm()
+        outputs[0].square().sum().backward()
+        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+        assert MODELS[name](**model.config()).config()["num_parameters"] == 2
+        with pytest.raises(ValueError, match="`parameters` must be given"):
+            model(u)
+        with pytest.raises(ValueError, match=r"`parameters` must have shape \(2, 2\)"):
+            model(u, torch.ones(2, 3))
+
     def test_layout_in_memory_does_not_matter(self, name, num_axes):
         model, u = build(name, num_axes), random(2, 2, *SHAPES[num_axes])
         strided = u.transpose(0, -1).contiguous().transpose(0, -1)
@@ -134,20 +152,28 @@ def test_weights_are_real_and_apart(name):
 
 
 @NAMES
-def test_parameters_change_the_output_of_their_own_sample(name):
-    model, u = build(name, num_parameters=2), random(2, 2, 9, 8)
-    first = torch.tensor([[0.5, -1.0], [1.0, 2.0]])
-    second = first + torch.tensor([[0.0, 0.0], [0.0, 1.0]])
-    outputs = model(u, first), model(u, second)
-    assert_close(outputs[0][:1], outputs[1][:1])
-    assert (outputs[0][1] - outputs[1][1]).norm() > 1e-4 * outputs[0][1].norm()
-    outputs[0].square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
-    assert MODELS[name](**model.config()).config()["num_parameters"] == 2
-    with pytest.raises(ValueError, match="`parameters` must be given"):
-        model(u)
-    with pytest.raises(ValueError, match=r"`parameters` must have shape \(2, 2\)"):
-        model(u, torch.ones(2, 3))
+def test_what_conditions_is_built_once(name, monkeypatch):
+    built, init = [], Conditioning.__init__
+    monkeypatch.setattr(
+        Conditioning, "__init__", lambda self, *given, **named: (built.append(self), init(self, *given, **named))[1]
+    )
+    model = build(name, num_parameters=1)
+    assert built == [part for part in model.modules() if isinstance(part, Conditioning)]
+    assert model.condition in built
+
+
+@NAMES
+def test_weights_that_do_not_fit_are_named(name):
+    model = build(name)
+    state = model.state_dict()
+    lost, weight = state.popitem()
+    kind = type(model).__name__
+    with pytest.raises(
+        CheckpointError, match=rf"another {kind}: \d+ tensors there and \d+ here; {lost} is only here\."
+    ):
+        model.load_state_dict(state)
+    with pytest.raises(CheckpointError, match=rf"another {kind}: {lost} has shape .* there and .* here\."):
+        model.load_state_dict(state | {lost: weight[None]})
 
 
 @NAMES
@@ -177,8 +203,7 @@ def test_boundaries_and_centrings(name, boundary, centring):
 @NAMES
 def test_smallest_grid_and_no_sample(name):
     model = build(name)
-    n = max(getattr(model, "smallest", 2), 4 if name == "mgno" else 2)
-    assert model(random(1, 2, n, n)).isfinite().all()
+    assert model(random(1, 2, model.smallest, model.smallest)).isfinite().all()
     assert model(random(0, 2, 16, 12)).shape == (0, 3, 16, 12)
 
 
@@ -189,6 +214,20 @@ def test_model_can_be_compiled_whole(name):
     model, u = build(name), random(2, 2, 16, 12)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     assert_close(compiled(u), model(u))
+
+
+@pytest.mark.parametrize(  # maps for every layer, the same under another name, and for every norm
+    ("name", "options"),
+    [("fno", {"depth": 1}), ("mgno", {"depth": 1, "levels": 2}), ("scot", {"depth": 1, "stages": 1})],
+)
+def test_one_with_parameters_is_compiled_whole_and_recorded(name, options):
+    torch.compiler.reset()
+    model, u, p = build(name, num_parameters=2, **options).eval(), random(3, 2, 16, 12), random(3, 2, seed=1)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert_close(compiled(u, p), model(u, p))
+    samples = torch.export.Dim("samples", min=1)
+    program = torch.export.export(model, (u[:2], p[:2]), dynamic_shapes=({0: samples}, {0: samples}))
+    assert_close(program.module()(u, p), model(u, p))
 
 
 @pytest.mark.slow
@@ -215,7 +254,7 @@ def test_wrong_arguments_are_named(name, wrong, message):
         build(name, **wrong)
 
 
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if hasattr(model, "axes")])
+@NAMES
 def test_dimensions_in_which_a_model_does_not_exist_raise(name):
     for num_axes in {1, 2, 3, 4} - set(MODELS[name].axes):
         with pytest.raises(ValueError, match=f"`num_axes` must be one of .* Got {num_axes}"):

@@ -19,6 +19,17 @@ def test_tests_named_in_the_documents_exist():
                 assert f"def {function}(" in content, f"{name}::{function}"
 
 
+def test_models_compared_with_public_code_are_counted():
+    text = (ROOT / "docs" / "operators.md").read_text(encoding="utf-8")
+    rows = text.partition("## Against public code")[2].partition("\n## ")[0].splitlines()
+    first = "".join(row.split("|")[1] for row in rows if row.startswith("| `"))
+    counted = {name for name in re.findall(r"`(\w+)`", first) if name in MODELS}
+    assert len(counted) == 13, sorted(counted)
+    assert f"Thirteen of the {len(MODELS)} models are compared." in text
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{len(MODELS)} in all, thirteen of them checked against their authors' code" in readme
+
+
 def test_every_model_is_shown_right():
     text = (ROOT / "docs" / "operators.md").read_text(encoding="utf-8")
     assert not [name for name in MODELS if f"`{name}`" not in text]

@@ -456,6 +456,59 @@ def test_two_processes_do_not_write_one_store(tmp_path):
     with locked(store.path), pytest.raises(vc.DataError, match="is being written by another process"):
         make(darcy(), path)
     assert len(make(darcy(), path)) == 20  # the lock is gone
+    with locked(tmp_path / "new.zarr"):
+        with pytest.raises(vc.DataError, match=r"new.zarr is being written by another process\. Wait for it to end\."):
+            make(darcy(), tmp_path / "new.zarr")
+        with pytest.raises(vc.DataError, match="is being written by another process"):
+            make(darcy()).save(tmp_path / "new.zarr")
+    assert [file.name for file in tmp_path.iterdir()] == ["d.zarr"]
+
+
+def test_a_folder_that_is_writable_where_its_parent_is_not_needs_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "open", lambda *_: denied())
+    with locked(tmp_path / "mounted"):
+        pass
+    monkeypatch.setattr(os, "open", lambda *_: full())
+    with pytest.raises(vc.DataError, match="mounted cannot be written: no space left"), locked(tmp_path / "mounted"):
+        pass
+
+
+def full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+RACING = """
+    import sys, time
+    import vcycle as vc
+    import vcycle.data, zarr, tqdm
+    from vcycle.cli import main
+
+    words = ["generate", "darcy", "--shape", "16x16", "--chunk-size", "2", "--workers", "1", "--out", sys.argv[1]]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    sys.exit(main([*words, "--num-samples", "40", "--seed", sys.argv[2]]))
+"""
+
+
+@pytest.mark.parametrize("seeds", [(0, 0), (0, 1)])
+def test_two_processes_that_begin_at_once_leave_one_whole_store(tmp_path, seeds):
+    script, path = tmp_path / "script.py", tmp_path / "d.zarr"
+    script.write_text(textwrap.dedent(RACING))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    runs = [subprocess.Popen([sys.executable, script, path, str(seed)], **pipes) for seed in seeds]
+    for run in runs:
+        assert run.stdout.readline() == "ready\n"
+    for run in runs:
+        run.stdin.write("\n")
+        run.stdin.flush()
+    said = [run.communicate(timeout=60)[1] for run in runs]
+    codes = [run.returncode for run in runs]
+    assert sorted(codes) in ([0, 2], [0, 0]), said
+    for code, words in zip(codes, said, strict=True):
+        refused = f"vcycle generate: {path} is being written by another process. Wait for it to end.\n"
+        assert code == 0 or words == refused or "was made by another call" in words
+    assert len(Dataset.open(path)) == 40
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["d.zarr", "script.py"]
 
 
 @pytest.mark.parametrize(

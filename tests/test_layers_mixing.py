@@ -106,12 +106,23 @@ def test_weights_of_a_grid_integrate_like_its_rule():
 
 
 def test_gaussian_features_are_waves_of_the_place():
-    features = GaussianFeatures(2, 6, scale=3.0).double()
+    features = GaussianFeatures((False, False), 6, scale=3.0).double()
     x = random(5, 2)
     angle = 2 * math.pi * x @ features.frequencies.T
     assert_close(features(x), torch.cat([angle.sin(), angle.cos()], -1))
     assert "frequencies" in features.state_dict()
     assert 0.5 < features.frequencies.std() / 3.0 < 2.0
+
+
+def test_gaussian_features_close_around_periodic_axes():
+    """Both ends of a period are one place; the two walls are not. Frequencies mean the same on both axes."""
+    features = GaussianFeatures((False, True), 256, scale=3.0).double()
+    place, around, across = torch.tensor([[0.0, 0.3], [0.0, 1.3], [1.0, 0.3]], dtype=torch.float64)
+    assert_close(features(around), features(place), rtol=1e-12)
+    assert (features(across) - features(place)).norm() > 0.5 * features(place).norm()
+    jacobian = torch.autograd.functional.jacobian(features, torch.zeros(2, dtype=torch.float64))
+    for axis in range(2):  # sine and cosine of an angle together change as fast as the angle
+        assert 0.8 < (jacobian[:, axis].square().sum() / 128).sqrt() / (2 * math.pi * 3.0) < 1.25
 
 
 # Axial ---------------------------------------------------------------------------------------------------------------

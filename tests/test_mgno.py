@@ -99,7 +99,9 @@ def test_channels_per_level(options):
 
 def test_scalar_parameters_scale_and_shift_hidden_channels():
     model, u, p = build(1, 1, num_parameters=2), random(3, 1, 12, 9), random(3, 2, seed=1)
-    maps = model.conditioning(p, 3)
+    assert "conditioning.network.0.weight" in model.state_dict()  # the name in saved operators, `condition` elsewhere
+    assert model.condition is model.conditioning
+    maps = model.condition(p, 3)
     v = u
     for W, B, (gamma, beta) in zip(model.W, model.B, maps, strict=True):
         v = F.gelu((W(v) + B(v)) * (1 + gamma[..., None, None]) + beta[..., None, None])

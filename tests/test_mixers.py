@@ -7,11 +7,11 @@ import torch.nn.functional as F
 
 import vcycle as vc
 from helpers import assert_close
+from vcycle.layers.multilinear import MuLayer, shifted
 from vcycle.layers.transforms import resample
 from vcycle.models import LordNet, MONet
 from vcycle.models.affnet import AFFNet, FrequencyFilter
 from vcycle.models.dmd import DMDOperator, dynamic_modes
-from vcycle.models.monet import MuLayer, shifted
 from vcycle.objectives.residual import ResidualLoss
 from vcycle.solvers.fast_poisson import laplacian_eigenvalues
 

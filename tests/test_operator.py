@@ -351,7 +351,7 @@ DAMAGE = {
     "no grid": (lambda f: edit(f, lambda d: d.pop("grid")), "does not describe an operator: 'grid'"),
     "edited by hand": (
         lambda f: edit(f, lambda d: d["boundary"][0].__setitem__(0, "neumann"), sign=False),
-        r"operator.json was changed after it was written. Restore it from a copy, or train again\.",
+        r"operator.json was changed after it was written. Restore the operator from a copy, or remove it and train",
     ),
     "no checksum": (
         lambda f: edit(f, lambda d: d.pop("description_sha256"), sign=False),

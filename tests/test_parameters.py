@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_named():
         operator.predict(data.inputs, spoilt.parameters)
     with pytest.raises(ValueError, match="`parameters` must be None: this operator takes no scalars"):
         blind.predict(data.inputs, data.parameters)
-    with pytest.raises(ValueError, match=r"scalars that the operator takes: viscosity\. Got none\."):
+    with pytest.raises(ValueError, match=r"must be like the data of training: scalars viscosity\. Got none\."):
         vc.evaluate(operator, bare)
 
 

@@ -88,6 +88,21 @@ def test_demo_settings_fit_the_signatures_and_the_recipe():
         ("model", {"name": "fno", "start": "solver"}, "`model.start` must be left out: only mgno starts as a solver."),
         ("expect", [SMALL["expect"], {"set": "test"}], "`expect` must have metric, at_most, source."),
         ("fit", [1], "`fit` must be a mapping. Got [1]."),
+        ("expect.at_most", "1 %", "`expect.at_most` must be a number. Got '1 %'."),
+        ("evaluate", "x.npz", "`evaluate` must be a mapping. Got 'x.npz'."),
+        ("evaluate", {"rough": 3}, "`evaluate.rough` must be the name of a file. Got int."),
+        ("seeds", 3, "`seeds` must be a list of integers, such as [0]. Got 3."),
+        ("seeds", [], "`seeds` must be a list of integers, such as [0]. Got []."),
+        ("seeds", ["a"], "`seeds` must be an integer. Got 'a'."),
+        ("data.problem.shape", 16, "`data.problem.shape` must be a list of points per axis, such as [32, 32]. Got 16."),
+        (
+            "data.problem.shape",
+            "16x16",
+            "`data.problem.shape` must be a list of points per axis, such as [32, 32]. Got '16",
+        ),
+        ("data.generate", {"seed": 0}, "`data.generate` must have num_samples. Got seed."),
+        ("data", {"train": 3, "format": "npz"}, "`data.train` must be the name of a file. Got int."),
+        ("data", {"train": "a.npz", "format": "npz"}, "`evaluate` must name a test set, such as `test: test.npz`."),
         ("data.problem.name", "darcey", "`problem` must be one of 'darcy'"),
         ("data.problem.coefficents", "x", "`problem darcy` has no 'coefficents'. Did you mean 'coefficient'?"),
         ("data.generate.num_sample", 3, "`data.generate` has no 'num_sample'. Did you mean 'num_samples'?"),
@@ -100,8 +115,25 @@ def test_demo_settings_fit_the_signatures_and_the_recipe():
     ],
 )
 def test_wrong_recipes_name_the_key(path, value, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         recipes.parse_recipe(changed(path, value))
+
+
+@pytest.mark.parametrize("key", ["fit", "evaluate", "data", "model", "seeds"])
+def test_keys_without_a_value_are_named(key):
+    with pytest.raises(ValueError, match=f"^`{key}` must be a .*. Got None.$"):
+        recipes.parse_recipe(SMALL | {key: None})
+
+
+def test_a_study_without_a_value_for_fit_names_it():
+    from vcycle.recipes.study import parse_study
+
+    data = {"name": "a", "data": SMALL["data"]}
+    study = {"name": "s", "about": "x", "datasets": [data], "models": [], "budget": {"cpu_seconds": 1}}
+    with pytest.raises(ValueError, match=r"^`fit` must be a mapping\. Got None\.$"):
+        parse_study(study | {"fit": None})
+    with pytest.raises(ValueError, match=r"^`evaluate` must be a mapping\. Got 'x.npz'\.$"):
+        parse_study(study | {"datasets": [data | {"evaluate": "x.npz"}]})
 
 
 def test_files_that_are_no_recipes(tmp_path):
@@ -109,6 +141,10 @@ def test_files_that_are_no_recipes(tmp_path):
         (tmp_path / "r.yaml").write_text(text)
         with pytest.raises(DataError, match=message):
             recipes.read_recipe(tmp_path / "r.yaml")
+    with pytest.raises(DataError, match=r"is a folder, not a recipe in YAML\. Give the path of such a file\."):
+        recipes.read_recipe(tmp_path)
+    with pytest.raises(DataError, match=r"nowhere\.yaml does not exist: it must be a recipe in YAML\. Give the path"):
+        recipes.read_recipe(tmp_path / "nowhere.yaml")
 
 
 def test_recipes_read_numbers_as_people_write_them(tmp_path):
@@ -126,6 +162,21 @@ def test_missing_data_say_where_to_get_them(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="elsewhere"):
         recipes.run_recipe(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "said"),
+    [
+        ("a.pt", None, ""),
+        ("a.pt", "neuraloperator", "; it is in the repository"),
+        ("darcy_test_16.pt", None, "; it is in the repository"),
+        ("a.zarr", None, "; make it with `vcycle generate`"),
+    ],
+)
+def test_only_files_of_known_origin_are_said_to_be_there(name, form, said, tmp_path):
+    with pytest.raises(DataError, match=rf"{name} does not exist{re.escape(said)}") as caught:
+        recipes.read_data(tmp_path / name, form)
+    assert said or str(caught.value).endswith("does not exist.")
 
 
 def test_validation_is_taken_out_of_the_training_part():

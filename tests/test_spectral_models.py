@@ -273,7 +273,7 @@ def test_afno_with_a_high_threshold_sees_patches_alone():
 
 
 def test_tokens_of_lsm_do_not_see_the_order_of_a_patch():
-    from vcycle.models.lsm import LatentSpectralBlock
+    from vcycle.layers.latent import LatentSpectralBlock
 
     torch.manual_seed(0)
     block = LatentSpectralBlock(4, 3, 5, 2, 4, 2).double()
@@ -289,7 +289,7 @@ def test_tokens_of_lsm_do_not_see_the_order_of_a_patch():
 
 
 def test_the_map_of_lsms_tokens_is_a_series_of_waves():
-    from vcycle.models.lsm import LatentSpectralBlock
+    from vcycle.layers.latent import LatentSpectralBlock
 
     block, t = LatentSpectralBlock(4, 3, 5, 2, 4, 2).double(), random(2, 3, 2)
     expected = t.clone()
@@ -300,7 +300,7 @@ def test_the_map_of_lsms_tokens_is_a_series_of_waves():
 
 
 def test_patches_are_put_back_where_they_were():
-    from vcycle.models.lsm import LatentSpectralBlock
+    from vcycle.layers.latent import LatentSpectralBlock
 
     for shape in ((8,), (8, 12), (4, 8, 12)):
         block, x = LatentSpectralBlock(4, 3, 5, 2, 4, len(shape)), random(2, 4, *shape)

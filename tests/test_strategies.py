@@ -1,5 +1,7 @@
 """Noise, pushforward, rollouts in the loss and several grids: by hand, by closed forms, and resumed bit for bit."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,9 @@ from helpers import assert_close
 from vcycle import metrics
 from vcycle.data import Dataset
 from vcycle.models import MODELS
-from vcycle.objectives import RelativeH1, RelativeL2
+from vcycle.objectives import LabelFree, RelativeH1, RelativeL2
+from vcycle.objectives.les import LargeEddyLoss
+from vcycle.objectives.residual import ResidualLoss
 from vcycle.training import FitConfig, fit
 from vcycle.training.batches import stream_seed
 from vcycle.training.networks import takes_factor
@@ -38,6 +42,18 @@ class Tiny(nn.Module):
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         return self.last(self.dropout(torch.tanh(self.first(u))))
+
+
+@dataclass(frozen=True)
+class OwnGrid:
+    """A loss of one's own, of functions on a grid that it knows."""
+
+    grid: vc.Grid
+
+    def __call__(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if prediction.shape[2:] != self.grid.shape:
+            raise ValueError("another grid")
+        return (prediction - target).square().mean() * self.grid.spacing[0]
 
 
 @pytest.fixture(autouse=True)
@@ -339,6 +355,37 @@ def test_models_say_which_coarser_grids_they_take():
 def test_what_does_not_go_together_is_named(model, data, config, message):
     with pytest.raises(ValueError, match=message):
         fit(model(), data, epochs=1, config=config, progress=False)
+
+
+@pytest.mark.parametrize("loss", [OwnGrid(GRID), RelativeH1(GRID, vc.Boundary.of("periodic", 1)), RelativeL2()])
+def test_a_loss_that_knows_its_grid_is_put_on_that_of_the_batch(loss):
+    trained = fit(Tiny(1), plain(), epochs=2, batch_size=2, loss=loss, config={"sizes": [4, 8]}, progress=False)
+    assert all(row["loss"] > 0 for row in trained.history)
+
+
+def test_large_eddies_are_seen_on_coarser_grids():
+    """Its filter is as wide as the cells: on the coarser grid it is the loss that was made for that."""
+    grid = vc.Grid((8, 8), periodic=True)
+    loss, strategies = LargeEddyLoss(grid, (0.1,), 0.01), Strategies(grid=grid, factors=(2,))
+    fields = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    batch = strategies.coarsened(Batch(fields, fields), 0.0)
+    assert strategies.on_grid_of(batch, loss) == LargeEddyLoss(coarse_grid(grid, 2), (0.1,), 0.01)
+    found = strategies.loss(lambda u: 0.9 * u, batch, loss, Moment(0, 0, 1))
+    assert_close(
+        found, LargeEddyLoss(vc.Grid((4, 4), periodic=True), (0.1,), 0.01)(0.9 * batch.inputs, None, batch.inputs)
+    )
+
+
+def test_a_loss_of_one_grid_is_refused_before_training(monkeypatch):
+    from vcycle.training.module import OperatorModule
+
+    monkeypatch.setattr(OperatorModule, "training_step", None)
+    loss = LabelFree(ResidualLoss(vc.problems.Poisson(vc.Grid((8,)))))
+    data = Dataset.from_arrays(torch.ones(4, 1, 8), torch.ones(4, 1, 8), grid=vc.Grid((8,)), boundary="dirichlet")
+    message = r"`sizes` needs a loss for every grid: .* Got LabelFree.*, which cannot be taken on \(4,\): .*8"
+    with pytest.raises(ValueError, match=message) as caught:
+        fit(Tiny(1), data, epochs=1, loss=loss, config={"sizes": [4, 8]}, progress=False)
+    assert "\n" not in str(caught.value)
 
 
 def test_strategies_are_off_unless_asked_for():

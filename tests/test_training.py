@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,13 +26,15 @@ from torch import nn
 import vcycle as vc
 from helpers import assert_close
 from vcycle import metrics
+from vcycle._files import locked
 from vcycle.data import Dataset, Window
 from vcycle.models import MODELS
 from vcycle.objectives import RelativeH1, RelativeL2, data_loss
 from vcycle.problems.problem import FieldInfo
 from vcycle.training import FitConfig, Normaliser, fit
 from vcycle.training.augment import Augmentation
-from vcycle.training.batches import ShuffledBatches, stream_seed
+from vcycle.training.batches import OrderedBatches, ShuffledBatches, stream_seed
+from vcycle.training.resume import read_record, recorded
 from vcycle.training.samples import Samples
 from vcycle.training.schedule import one_cycle
 from vcycle.training.task import walls
@@ -398,6 +401,20 @@ def test_a_corrupt_checkpoint_is_named(tmp_path):
         run(tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("name", ["operator.json", "weights.safetensors"])
+def test_an_operator_cut_off_is_named_with_a_remedy_that_helps(tmp_path, name):
+    whole = run(tmp_path, epochs=1)
+    with (tmp_path / "operator" / name).open("r+b") as file:
+        file.truncate(100)
+    for read in (lambda: vc.load(tmp_path), lambda: run(tmp_path, epochs=1, resume=True)):
+        with pytest.raises(
+            vc.CheckpointError, match=rf"{name} is corrupt: .*\. Restore .* from a copy, or remove it and"
+        ):
+            read()
+    shutil.rmtree(tmp_path / "operator")
+    assert torch.equal(weights(run(tmp_path, epochs=1, resume=True).network), weights(whole.network))
+
+
 def test_a_full_disk_is_a_line_with_the_folder(tmp_path, monkeypatch):
     import lightning.pytorch as pl
 
@@ -408,6 +425,151 @@ def test_a_full_disk_is_a_line_with_the_folder(tmp_path, monkeypatch):
     with pytest.raises(vc.DataError, match=r"run cannot be written: no space left\. Free some space"):
         run(tmp_path / "run", epochs=1)
     assert not (tmp_path / "run" / "operator").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_and_the_run_resumes(tmp_path, monkeypatch):
+    import fsspec.implementations.local
+
+    whole, out, written = run(None), tmp_path / "run", []
+
+    def filling(place, content):  # half of the second checkpoint is on the disk when it is full
+        if "last.ckpt" in str(place):
+            written.append(place)
+            if len(written) == 2:
+                with open(place, "r+b" if Path(place).exists() else "wb") as file:  # noqa: PTH123
+                    file.write(bytes(content)[: len(content) // 2])
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    honest, move = Path.write_bytes, fsspec.implementations.local.shutil.move
+
+    def write_bytes(self, content):
+        filling(self, content)
+        return honest(self, content)
+
+    def move_to_another_file_system(source, target):
+        filling(target, Path(source).read_bytes())
+        return move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write_bytes)
+        patch.setattr(fsspec.implementations.local.shutil, "move", move_to_another_file_system)
+        with pytest.raises(vc.DataError, match=r"cannot be written: no space left\. Free some space"):
+            run(out)
+    assert len(written) == 2
+    assert torch.load(out / "last.ckpt", weights_only=True)["epoch"] == 0
+    assert [path.name for path in out.glob(".*")] == []
+    resumed = run(out, resume=True)
+    assert resumed.history == whole.history
+    assert torch.equal(weights(resumed.network), weights(whole.network))
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed(tmp_path):
+    (tmp_path / ".last.ckpt.123.partial.ckpt").write_bytes(b"half")
+    (tmp_path / ".operator.123.partial").mkdir()
+    (tmp_path / ".mine.partial").write_text("mine")
+    run(tmp_path, epochs=1)
+    assert [path.name for path in tmp_path.glob(".*")] == [".mine.partial"]
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(vc.DataError, match="run is being written by another process"):
+        run(tmp_path / "run")
+    run(tmp_path / "run", epochs=1)
+    with locked(tmp_path / "run"):
+        run(tmp_path / "run", epochs=1, resume=True)  # a finished one is only read
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_has_one_trainer_at_a_time(tmp_path):
+    """The second of two real processes is refused while the first trains, and goes on where that was killed."""
+    out, tests = tmp_path / "run", Path(__file__).parent
+    script = textwrap.dedent(SLOW_SCRIPT).format(tests=str(tests), src=str(tests.parent / "src"), out=str(out))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline().strip() == "training"
+        with pytest.raises(vc.DataError, match=r"run is being written by another process\. Wait for it to end"):
+            run(out, resume=True)
+        first.kill()
+    resumed, whole = run(out, resume=True), run(None)
+    assert resumed.history == whole.history
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+SLOW_SCRIPT = """
+    import sys, time
+    sys.path[:0] = [{tests!r}, {src!r}]
+    import test_training
+    from vcycle.models import MODELS
+    from vcycle.training.module import OperatorModule
+    MODELS["tiny"] = test_training.Tiny
+    step = OperatorModule.training_step
+    def slow(self, batch, batch_index):
+        if (self.current_epoch, batch_index) == (1, 1):
+            print("training", flush=True)
+            time.sleep(60)
+        return step(self, batch, batch_index)
+    OperatorModule.training_step = slow
+    test_training.run({out!r})
+"""
+
+
+def test_a_finished_run_says_that_there_is_nothing_to_do(tmp_path, capfd):
+    for _ in range(2):
+        fit(tiny(), linear_data(), epochs=1, out=tmp_path, resume=True)
+    assert capfd.readouterr().err.endswith(f"{tmp_path} is complete. Nothing to do.\n")
+    fit(tiny(), linear_data(), epochs=1, out=tmp_path, resume=True, progress=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_record_is_there_before_training_and_goes_with_a_run_that_leaves_nothing(tmp_path):
+    out, record = tmp_path / "run", {"trained_on": [1, 2], "fingerprint": "x"}
+
+    def dying():
+        with recorded(out, record):
+            assert read_record(out) == record
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        dying()
+    assert list(tmp_path.iterdir()) == []
+    with recorded(out, record):
+        run(out, epochs=1)
+    assert read_record(out) == record
+    with pytest.raises(ValueError, match="run of other arguments"), recorded(out, record | {"trained_on": [3]}):
+        run(out, epochs=2, resume=True)
+    assert read_record(out) == record  # the operator there is still the first one's
+    (out / "run.json").unlink()
+    with recorded(out, record):
+        run(out, epochs=1, resume=True)
+    assert read_record(out) == record
+
+
+def test_a_killed_run_keeps_its_record(tmp_path, monkeypatch):
+    from vcycle.training import TrainedOperator
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainedOperator, "save", lambda *_: interrupt())
+        with pytest.raises(KilledError), recorded(tmp_path, {"trained_on": [1], "fingerprint": "x"}):
+            run(tmp_path, epochs=1)
+    assert read_record(tmp_path)["trained_on"] == [1]
+
+
+def interrupt():
+    raise KilledError
+
+
+def test_the_command_says_what_it_trains_on_before_it_does(tmp_path, monkeypatch):
+    from vcycle import recipes
+    from vcycle.commands.making import train
+
+    def dying(data, *, out, **_):
+        assert read_record(Path(out))["trained_on"] == data.sample_id.tolist() == list(range(24))
+        raise KilledError
+
+    monkeypatch.setattr(recipes, "train", dying)
+    linear_data().save(tmp_path / "d.zarr")
+    with pytest.raises(KilledError):
+        train(str(tmp_path / "d.zarr"), out=str(tmp_path / "run"), model_args=[], fit_args=[], say=print)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_data_set_is_no_folder_for_a_run(tmp_path):
@@ -446,6 +608,36 @@ def test_the_validation_loss_is_the_mean_over_samples_of_the_averaged_weights():
     assert_close(operator.history[-1]["validation_loss"], value)
 
 
+DISTRIBUTED_SCRIPT = """
+    import sys
+    sys.path[:0] = [{tests!r}, {src!r}]
+    import test_training as tests
+    from vcycle.models import MODELS
+    MODELS["tiny"] = tests.Tiny
+    config = {{"accelerator": "cpu", "devices": 2, "strategy": "ddp", "early_stopping": 3, "checkpoint_seconds": 0}}
+    for count in (3, 1):
+        arguments = {{"epochs": 2, "batch_size": 4, "config": config, "out": {out!r} + str(count), "progress": False}}
+        tests.fit(tests.tiny(), tests.linear_data(), validation=tests.linear_data(count, seed=5), **arguments)
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_few_validation_samples_agree(tmp_path):
+    """One batch for two processes, and one sample: each has something to wait for, and the mean is that of all."""
+    tests = Path(__file__).parent
+    script = textwrap.dedent(DISTRIBUTED_SCRIPT)
+    script = script.format(tests=str(tests), src=str(tests.parent / "src"), out=str(tmp_path / "run-"))
+    (tmp_path / "script.py").write_text(script)  # a file, as Lightning starts it once more
+    command = [sys.executable, tmp_path / "script.py"]
+    result = subprocess.run(command, capture_output=True, check=False, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    for count in (3, 1):
+        operator, validation = vc.load(tmp_path / f"run-{count}"), linear_data(count, seed=5)
+        loss = data_loss("h1", grid=validation.grid, boundary=validation.boundary)
+        value = loss(operator.predict(validation.inputs), validation.outputs.float())
+        assert_close(value, operator.metrics["best_validation_loss"])
+
+
 def test_logs_hold_the_history(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -458,7 +650,11 @@ def test_logs_hold_the_history(tmp_path):
     logged = [(event.step, event.value) for event in events.Scalars("validation_loss")]
     assert [step for step, _ in logged] == [1, 2, 3]
     assert_close([value for _, value in logged], [row["validation_loss"] for row in rows], rtol=1e-6)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv", "last.ckpt", "operator", "tensorboard"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "history.csv",
+        "operator",
+        "tensorboard",
+    ]  # no last.ckpt
 
 
 def test_models_that_cannot_be_saved_are_refused_before_training(tmp_path, monkeypatch):
@@ -690,6 +886,21 @@ def test_processes_share_the_samples_of_an_epoch():
         assert len(list(batches)) == len(batches) == 2  # equally many steps everywhere
         seen += torch.cat([batch.inputs for batch in batches]).flatten().tolist()
     assert len(seen) == len(set(seen)) == 21
+
+
+def test_every_process_has_validation_batches():
+    for count, size, processes in ((10, 4, 2), (9, 4, 2), (3, 4, 2), (5, 4, 4), (2, 8, 3)):
+        rows = torch.arange(float(count)).reshape(count, 1, 1)
+        parts = [
+            OrderedBatches(Samples(rows, rows), batch_size=size, rank=k, world_size=processes) for k in range(processes)
+        ]
+        seen = [torch.cat([batch.inputs.flatten() for batch in part]).tolist() for part in parts]
+        assert all(0 < len(batch.inputs) <= size for part in parts for batch in part)
+        if count < processes:
+            assert seen == [list(range(count))] * processes
+        else:
+            assert sorted(row for rows in seen for row in rows) == list(range(count))
+            assert min(map(len, seen)) > 0
 
 
 EQUAL_ENDS = (("dirichlet", "neumann"), "dirichlet")

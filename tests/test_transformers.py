@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from helpers import assert_close, assert_order
+from vcycle.layers.positions import GaussianFeatures
 from vcycle.layers.transforms import resample
 from vcycle.layers.window import WindowAttention
-from vcycle.models import DPOT, FactFormer, IFactFormer, ScOT
+from vcycle.models import AFNO, DPOT, FactFormer, IFactFormer, ScOT
 
 
 def random(*shape, seed=0):
@@ -23,6 +24,20 @@ def size(model, *arguments, **options):
     """Number of weights, without having them."""
     with torch.device("meta"):
         return sum(p.numel() for p in model(*arguments, **options).parameters())
+
+
+# Places --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [AFNO, DPOT, FactFormer, IFactFormer])
+def test_features_of_places_close_around_the_periodic_axis_alone(model):
+    layers = build(model, boundary=("dirichlet", "periodic")).modules()
+    features = [layer for layer in layers if isinstance(layer, GaussianFeatures)]
+    place, around, across = torch.tensor([[0.0, 0.3], [0.0, 1.3], [1.0, 0.3]], dtype=torch.float64)
+    assert features
+    for layer in features:
+        assert_close(layer(around), layer(place), rtol=1e-12)
+        assert (layer(across) - layer(place)).norm() > 0.1 * layer(place).norm()
 
 
 # DPOT ----------------------------------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ def real_tensor(name: str, values: Any, meaning: str) -> "Tensor":
     except ValueError:  # rows of different lengths
         array = np.asarray(None)
     if array.dtype.kind not in "fiub":
-        got = array.dtype if array.dtype.kind == "c" else type(values).__name__
+        by_dtype = array.dtype.kind == "c" or isinstance(values, np.ndarray)
+        got = array.dtype.type.__name__.rstrip("_") if by_dtype else type(values).__name__
         raise TypeError(f"`{name}` must be real numbers: {meaning}. Got {got}.")
     dtype = np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
     array = np.ascontiguousarray(array, dtype)
@@ -136,11 +137,18 @@ def keys(what: str, given: Any, known: Any, *, required: tuple[str, ...] = ()) -
             raise ValueError(f"`{what}` has no {key!r}.{near}")
     missing = [key for key in required if key not in given]
     if missing:
-        raise ValueError(f"`{what}` must have {', '.join(missing)}.")
+        raise ValueError(f"`{what}` must have {', '.join(missing)}. Got {', '.join(map(str, given)) or 'nothing'}.")
 
 
-def call(what: str, function: Callable[..., Any], given: Any, *, but: tuple[str, ...] = ()) -> None:
-    """Raise a ``ValueError`` if ``function`` has no argument of one of the given names; ``but`` are not for recipes."""
+def call(
+    what: str, function: Callable[..., Any], given: Any, *, but: tuple[str, ...] = (), required: tuple[str, ...] = ()
+) -> None:
+    """Raise a ``ValueError`` if ``function`` has no argument of one of the given names, or a required one is missing.
+
+    ``but`` are not for recipes.
+    """
     parameters = inspect.signature(function).parameters.values()
     plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    keys(what, given, [p.name for p in parameters if p.name not in ("self", *but) and p.kind in plain])
+    keys(
+        what, given, [p.name for p in parameters if p.name not in ("self", *but) and p.kind in plain], required=required
+    )

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,22 +58,47 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Keep other processes from writing to a folder, made if missing; the lock dies with its process.
+    """Keep other processes from making, writing or replacing a folder; the lock dies with its process.
+
+    It is a file beside the folder, ``.NAME.lock``: the folder itself may be replaced meanwhile, and network file
+    systems lock no folders. Two in one process exclude each other too.
 
     Raises
     ------
     DataError
-        If another process holds it, or the folder cannot be made.
+        If someone else holds it, or nothing can be written there.
     """
+    folder = Path(folder)
+    target = folder.resolve()
+    file = target.with_name(f".{target.name}.lock")
     with writing(folder):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle = _held(file, folder)
     try:
-        if not _lock(handle):
-            raise DataError(f"{folder} is being written by another process. Wait for it to end.")
         yield
     finally:
-        os.close(handle)
+        if handle is not None:
+            with suppress(OSError):
+                file.unlink()
+            os.close(handle)
+
+
+def _held(file: Path, folder: Path) -> int | None:
+    """Return the open lock; ``None`` where files cannot be put beside the folder, which may be writable itself."""
+    while True:
+        try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                return None
+            raise
+        if not _lock(handle):
+            os.close(handle)
+            raise DataError(f"{folder} is being written by another process. Wait for it to end.")
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), file.stat()):
+                return handle
+        os.close(handle)  # whoever held it has just removed it: others lock another file by now
 
 
 def _lock(handle: int) -> bool:

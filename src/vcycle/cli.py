@@ -21,7 +21,7 @@ INTERNAL = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells expect
 TERMINATED = 143  # 128 + SIGTERM
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
-RESUME = "interrupted; run the same command to resume"
+RESUMABLE = ("demo", "generate", "train", "benchmark")
 
 
 class UsageError(ValueError):
@@ -53,13 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(name, words[1:])
     except KeyboardInterrupt:
-        return _fail(name, RESUME, INTERRUPTED)
+        return _fail(name, _interrupted(name), INTERRUPTED)
     except SystemExit as stop:
         interrupted = isinstance(stop.__context__, KeyboardInterrupt)
         if not interrupted and stop.code is not None:
             raise
         # the training engine turns an interruption, and SIGTERM without any status, into an exit
-        return _fail(name, RESUME, INTERRUPTED if interrupted else TERMINATED)
+        return _fail(name, _interrupted(name), INTERRUPTED if interrupted else TERMINATED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nobody is told twice
         return 0
@@ -105,6 +105,10 @@ def _fail(name: str, reason: str, status: int, *, debug: bool = False) -> int:
     command = f" {name}" if name in COMMANDS else ""
     print(f"vcycle{command}: {' '.join(reason.split())}", file=sys.stderr)
     return status
+
+
+def _interrupted(name: str) -> str:
+    return "interrupted; run the same command to resume" if name in RESUMABLE else "interrupted"
 
 
 def _unforeseen(name: str, error: Exception) -> tuple[str, int]:
@@ -190,12 +194,22 @@ def _parse(parser: jsonargparse.ArgumentParser, command: Callable[..., Any], wor
         if flag.startswith("--") and flag not in options:
             raise UsageError(f"unknown argument {flag!r}.{_check.hint(flag, options)}")
     try:
-        return vars(parser.parse_args(words))
+        return vars(parser.parse_args(_tied(words, options)))
     except (jsonargparse.ArgumentError, TypeError) as error:
-        raise UsageError(_one_line(str(error), options)) from error
+        raise UsageError(_one_line(str(error), options, words)) from error
 
 
-def _one_line(message: str, options: dict[str, Any]) -> str:
+def _tied(words: list[str], options: dict[str, Any]) -> list[str]:
+    """Tie numbers below zero to the options before them: the parser takes ``-1e-8`` for another option."""
+    tied: list[str] = []
+    for word in words:
+        option = options.get(tied[-1]) if tied else None
+        below_zero = re.match(r"-(?:[.\d]|inf|nan)", word) and option and option.annotation not in (bool, list[str])
+        tied.append(f"{tied.pop()}={word}" if below_zero else word)
+    return tied
+
+
+def _one_line(message: str, options: dict[str, Any], words: list[str]) -> str:
     wrong_type = re.search(
         r'(?:Parser key|argument) "?(?:--)?([\w-]+)"?:.*(?:Got|Given) value: (.*)$', message, re.DOTALL
     )
@@ -207,11 +221,24 @@ def _one_line(message: str, options: dict[str, Any]) -> str:
             return f"`{name}` must be {_meaning(parameter.annotation)}. Got {value}.{hint}"
     missing = re.search(r"arguments are required: (.*)", message)
     if missing:
-        return f"missing argument: {missing.group(1).strip()}."
+        return _missing(missing.group(1).strip(), options, words)
+    bare = re.search(r"argument --([\w-]+): expected one argument", message)
+    if bare:
+        return f"`{bare.group(1).replace('-', '_')}` must have a value. Got none."
     extra = re.search(r"[Uu]nrecognized arguments: (.*)", message)
     if extra:
         return f"unexpected argument {extra.group(1).split()[0]!r}."
     return message
+
+
+def _missing(names: str, options: dict[str, Any], words: list[str]) -> str:
+    """Return what is missing, and where it may have gone."""
+    given = {flag: parameter for flag, parameter in options.items() if parameter is not None}
+    lists = [flag for flag, parameter in given.items() if parameter.annotation == list[str] and flag in words]
+    without_flag = {p.name for p in given.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    swallowed = lists and without_flag & set(names.split(", "))
+    remedy = f" Give it before {lists[0]}, which takes all words after it." if swallowed else ""
+    return f"missing argument: {names}.{remedy}"
 
 
 def _meaning(annotation: Any) -> str:

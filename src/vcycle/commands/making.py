@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vcycle import _check
-from vcycle._files import write_json
+from vcycle import _check, _progress
 from vcycle.commands.shared import Outcome, Say, open_data, read_pairs, read_shape
 from vcycle.errors import DataError
 
@@ -29,7 +28,9 @@ def demo(*, full: bool = False, out: str = "vcycle-demo", seed: int = 0, say: Sa
         Of data, weights and training.
     """
     from vcycle.demo import run_demo
+    from vcycle.training.resume import check_folder
 
+    check_folder(out)
     result = run_demo(out, full=full, seed=_check.integer("seed", seed, 0), say=say)
     return Outcome(f"Report: {result['report']}", result)
 
@@ -120,7 +121,7 @@ def check(data: str, *, others: list[str]) -> Outcome:
     """
     from vcycle.data import check as check_dataset
 
-    report = check_dataset(open_data(data), *(open_data(other, name="others") for other in others))
+    report = check_dataset(open_data(data), *(open_data(other, name="others") for other in others), progress=True)
     return Outcome(str(report), {"path": data, "ok": report.ok, **report.to_dict()}, status=0 if report.ok else 1)
 
 
@@ -159,7 +160,8 @@ def convert(
         dataset = open_data(source, name="source")
     else:
         dataset = read_file(source, source_format, name="source", **further)
-    FORMATS[name].write(dataset, out)
+    with _progress.shown(progress=True):
+        FORMATS[name].write(dataset, out)
     return Outcome(
         f"{len(dataset)} samples of {source} in {out} ({FORMATS[name].about})",
         {"path": out, "format": name, "num_samples": len(dataset)},
@@ -213,6 +215,7 @@ def train(
     from vcycle.training.resume import check_folder
 
     check_folder(out)
+    of_model, of_fit = read_pairs("model_args", model_args), read_pairs("fit_args", fit_args)
     choices = {"data": data, "model": model, "epochs": epochs, "test": test, "validation": validation}
     if config is not None:
         _leave_to_the_recipe(choices | {"model_args": model_args or None, "fit_args": fit_args or None})
@@ -225,16 +228,15 @@ def train(
     _check.choice("model", model or "mgno", MODELS)
     if data_dir is not None:
         raise ValueError(f"`data_dir` must not be given without --config. Got {data_dir}.")
-    further = read_pairs("fit_args", fit_args)
-    if epochs is not None and "epochs" in further:
-        raise ValueError(f"`epochs` must be given once. Got --epochs {epochs} and epochs={further['epochs']}.")
+    if epochs is not None and "epochs" in of_fit:
+        raise ValueError(f"`epochs` must be given once. Got --epochs {epochs} and epochs={of_fit['epochs']}.")
     asked = _Training(
         model or "mgno",
         test or 0,
         validation or 0,
         seed or 0,
-        model_args=read_pairs("model_args", model_args),
-        fit_args=_length(epochs, further) | further,
+        model_args=of_model,
+        fit_args=_length(epochs, of_fit) | of_fit,
     )
     return _train(open_data(data), data, out, asked)
 
@@ -264,20 +266,20 @@ class _Training:
 def _train(dataset: "Dataset", path: str, out: str, asked: _Training) -> Outcome:
     from vcycle import recipes
     from vcycle.data import origin
-    from vcycle.training.resume import RUN_FILE
+    from vcycle.training.resume import recorded
 
     seen, kept = _parts(dataset, asked)
-    operator = recipes.train(
-        seen,
-        model=asked.model,
-        out=out,
-        model_args=asked.model_args,
-        fit_args=asked.fit_args,
-        validation=kept,
-        seed=asked.seed,
-    )
-    record = origin(dataset, seen, kept)
-    write_json(Path(out) / RUN_FILE, {"data": path, **record})
+    record = {"data": path, **origin(dataset, seen, kept)}
+    with recorded(out, record):
+        operator = recipes.train(
+            seen,
+            model=asked.model,
+            out=out,
+            model_args=asked.model_args,
+            fit_args=asked.fit_args,
+            validation=kept,
+            seed=asked.seed,
+        )
     num_seen = len(record["trained_on"])
     left = len(dataset) - num_seen
     trained = f"{asked.model} trained on {len(seen)} samples for {operator.metrics['epochs']} epochs"

@@ -43,6 +43,15 @@ def load_operator(path: str) -> "TrainedOperator":
     return load(path)
 
 
+def load_pair(operator: str, data: str) -> "tuple[TrainedOperator, Dataset]":
+    """Load an operator and a data set like those that it was trained on."""
+    from vcycle.evaluation.evaluate import check_family
+
+    trained, dataset = load_operator(operator), open_data(data)
+    check_family(trained, dataset, name="data")
+    return trained, dataset
+
+
 def unseen(operator: str, dataset: "Dataset", path: str) -> "tuple[Dataset, str]":
     """Leave out the samples that the operator was trained on, and return in words which data were chosen.
 
@@ -108,24 +117,28 @@ def read_npy(path: str) -> "np.ndarray":
 
     if not Path(path).exists():
         raise DataError(f"{path} does not exist.")
+    remedy = "Write one with numpy.save."
     try:
         with Path(path).open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
+            array = np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is not a NumPy file of numbers: {error}.") from error
+        raise DataError(f"{path} is not a NumPy file of numbers: {str(error).rstrip('.')}. {remedy}") from error
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{path} is not a NumPy file of real numbers: it holds {array.dtype}. {remedy}")
+    return array
 
 
-def check_suffix(name: str, path: str, suffix: str) -> None:
-    """Raise unless a file to be written has the suffix of its format."""
+def check_suffix(name: str, path: str, *suffixes: str) -> None:
+    """Raise unless a file to be written has a suffix of its format."""
     check_file(name, path)
-    if Path(path).suffix != suffix:
-        raise ValueError(f"`{name}` must end in {suffix}. Got {path}.")
+    if Path(path).suffix not in suffixes:
+        raise ValueError(f"`{name}` must end in {' or '.join(suffixes)}. Got {path}.")
 
 
 def read_shape(text: str) -> tuple[int, ...]:
     """Read cells per axis, ``64`` or ``32x32``."""
     parts = text.lower().split("x")
-    if not all(part.isdigit() for part in parts):
+    if not all(part.isdecimal() for part in parts):
         raise ValueError(f"`shape` must be cells per axis, such as 64 or 32x32. Got {text}.")
     return tuple(int(part) for part in parts)
 
@@ -138,7 +151,8 @@ def read_pairs(name: str, words: list[str]) -> dict[str, Any]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
-            raise ValueError(f"`{name}` must be key=value. Got {word}.")
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"`{name}` must be key=value. Got {word}. Other words go before {flag}.")
         key = key.replace("-", "_")
         if key in pairs:
             raise ValueError(f"`{name}` must give {key} once. Got {word} after {key}={pairs[key]}.")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vcycle import __version__
+from vcycle import __version__, _progress
 from vcycle._files import check_file, write_json, write_npy
 from vcycle.commands.shared import (
     Outcome,
@@ -13,6 +13,7 @@ from vcycle.commands.shared import (
     check_suffix,
     data_seconds,
     load_operator,
+    load_pair,
     open_data,
     problem_of,
     read_npy,
@@ -39,9 +40,9 @@ def evaluate(operator: str, data: str, *, with_training: bool = False) -> Outcom
     """
     from vcycle.evaluation import evaluate as measure
 
-    trained, dataset = load_operator(operator), open_data(data)
+    trained, dataset = load_pair(operator, data)
     chosen, which = _chosen(operator, dataset, data, with_training=with_training)
-    measured = measure(trained, chosen)
+    measured = measure(trained, chosen, progress=True)
     return Outcome(f"{operator} on {which}\n{measured}", measured.to_dict() | {"data": which})
 
 
@@ -60,11 +61,14 @@ def predict(operator: str, data: str, *, out: str) -> Outcome:
     from vcycle.training import predict as predict_outputs
 
     check_suffix("out", out, ".npy")
-    trained = load_operator(operator)
-    dataset = None if Path(data).suffix == ".npy" else open_data(data)
-    inputs = read_npy(data) if dataset is None else dataset.inputs
-    parameters = None if dataset is None else trained.parameters_of(dataset)
-    outputs = predict_outputs(trained, inputs, parameters).numpy()
+    inputs: Any
+    if Path(data).suffix == ".npy":
+        trained, inputs, parameters = load_operator(operator), read_npy(data), None
+    else:
+        trained, dataset = load_pair(operator, data)
+        inputs, parameters = dataset.inputs, trained.parameters_of(dataset)
+    with _progress.shown(progress=True):
+        outputs = predict_outputs(trained, inputs, parameters).numpy()
     write_npy(out, outputs)
     text = f"{len(outputs)} predictions of shape {outputs.shape[1:]} in {out}"
     return Outcome(text, {"path": out, "shape": list(outputs.shape)})
@@ -108,12 +112,13 @@ def certify(
         check_file("out", out)
     if polish is not None:
         check_suffix("polish", polish, ".npy")
-    trained, dataset = load_operator(operator), open_data(data)
+    trained, dataset = load_pair(operator, data)
     chosen, which = _chosen(operator, dataset, data, with_training=with_training)
     problem = problem_of(chosen, data)
-    prediction = trained.predict(chosen.inputs, trained.parameters_of(chosen))
     settings = {"steps": steps, "discretisation": discretisation, "polish": polish is not None, "rtol": rtol}
-    certificate = bracket(problem, chosen.inputs, prediction, **settings)  # type: ignore[arg-type]
+    with _progress.shown(progress=True):
+        prediction = trained.predict(chosen.inputs, trained.parameters_of(chosen))
+        certificate = bracket(problem, chosen.inputs, prediction, **settings)  # type: ignore[arg-type]
     result = certificate.to_dict() | {"sample_id": [int(i) for i in chosen.sample_id]}
     if out is not None:
         write_json(out, result)
@@ -195,7 +200,7 @@ def _against_solvers(operator: str, data: str, *, with_training: bool, out: str 
 
     if out is not None:
         check_file("out", out)
-    trained, dataset = load_operator(operator), open_data(data)
+    trained, dataset = load_pair(operator, data)
     chosen, which = _chosen(operator, dataset, data, with_training=with_training)
     training = trained.metrics.get("cpu_seconds")
     table = compare(
@@ -233,8 +238,7 @@ def export(operator: str, *, out: str, any_size: bool = False) -> Outcome:
     """
     from vcycle.training.export import export_operator
 
-    if not out.endswith(".onnx"):
-        check_suffix("out", out, ".pt2")
+    check_suffix("out", out, ".pt2", ".onnx")
     trained = load_operator(operator)
     export_operator(trained, out, any_size=any_size)
     sizes = [f"n{axis}" for axis in range(trained.grid.num_axes)] if any_size else trained.grid.shape
@@ -256,12 +260,14 @@ def info(path: str | None = None) -> Outcome:
     path
         A data set or the folder of an operator.
     """
+    from vcycle.data.formats.pipe import is_pipe
+
     if path is None:
         description = _describe_installation()
     elif not Path(path).exists():
         raise DataError(f"{path} does not exist.")
-    elif (Path(path) / "zarr.json").exists():
-        description = _describe_dataset(open_data(path))
+    elif Path(path).is_file() or (Path(path) / "zarr.json").exists() or is_pipe(path):
+        description = _describe_dataset(open_data(path, name="path"))
     else:
         description = _describe_operator(load_operator(path))
     width = max(len(key) for key in description)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcycle import _check
+from vcycle import _check, _progress
 from vcycle.boundary import Boundary
 from vcycle.data.arrays import own_arrays
 from vcycle.data.schema import ArraySpec, Schema, solver_key
@@ -160,7 +160,7 @@ class Dataset:
         schema = dataclasses.replace(self.schema, call=call)
         chunk_size = _check.integer("chunk_size", chunk_size, 1)
         with Store.growing(path, schema, specs=self.specs, num_samples=len(self), chunk_size=chunk_size) as store:
-            for chunk in range(store.num_chunks):
+            for chunk in _progress.track(range(store.num_chunks), "write", unit="chunk"):
                 store.write(chunk, {spec.name: self.array(spec.name, store.rows(chunk)) for spec in self.specs})
         return type(self).of_store(Store.open(path), problem=self._problem)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vcycle import _check
+from vcycle import _check, _progress
 from vcycle._files import locked, writing
 from vcycle.data.chunks import Plan, drawn, make_chunk, shared_factors, usual_chunk_size, usual_rtol
 from vcycle.data.dataset import Dataset
@@ -152,19 +152,39 @@ def _in_memory(plan: Plan, engine: _Engine) -> Dataset:
 def _on_disk(plan: Plan, path: Path, engine: _Engine) -> Dataset:
     if not path.name:
         raise ValueError(f"`out` must be a new folder with a name. Got {str(path)!r}.")
-    schema, specs = plan.schema(), plan.specs()
+    schema = plan.schema()
+    store = _complete(path)
+    if store is None:
+        with locked(path):
+            store = _opened(plan, path, schema)
+            _finish(plan, store, schema, engine)
+    else:
+        _require_same_call(store, schema, ignored=("versions",))
+        _say(f"{path} is complete: {plan.num_samples} samples. Nothing to do.", progress=engine.progress)
+    return Dataset.of_store(store, problem=plan.problem)
+
+
+def _complete(path: Path) -> Store | None:
+    """Return a store that lacks nothing: it is only read, by as many processes as like.
+
+    Anything else may be the work of another process, this very moment: only who holds the lock can say what it is.
+    """
+    try:
+        store = Store.open(path)
+        return None if store.unfinished() else store
+    except (DataError, OSError):
+        return None
+
+
+def _opened(plan: Plan, path: Path, schema: Schema) -> Store:
+    """Return the store of this call, made if there is none; its chunks may be missing."""
     if (path / "zarr.json").exists():
         _remove_if_bare(Store.open(path), schema)
     if not (path / "zarr.json").exists():  # otherwise `create` says what is wrong with what is there
-        Store.create(path, schema, specs=specs, num_samples=plan.num_samples, chunk_size=plan.chunk_size)
+        Store.create(path, schema, specs=plan.specs(), num_samples=plan.num_samples, chunk_size=plan.chunk_size)
     store = Store.open(path)
     _require_same_call(store, schema, ignored=("versions",))
-    if store.unfinished():
-        with locked(store.path):
-            _finish(plan, store, schema, engine)
-    else:  # nothing is written: many processes may be here at once
-        _say(f"{path} is complete: {plan.num_samples} samples. Nothing to do.", progress=engine.progress)
-    return Dataset.of_store(store, problem=plan.problem)
+    return store
 
 
 def _finish(plan: Plan, store: Store, schema: Schema, engine: _Engine) -> None:
@@ -183,7 +203,7 @@ def _remove_if_bare(store: Store, schema: Schema) -> None:
     if any(store.is_committed(chunk) for chunk in range(store.num_chunks)):
         return
     if differences(store.schema.to_dict(), schema.to_dict()):
-        with locked(store.path), writing(store.path):
+        with writing(store.path):
             shutil.rmtree(store.path)
 
 
@@ -283,10 +303,7 @@ def _say(line: str, *, progress: bool) -> None:
 
 @contextmanager
 def _bar(plan: Plan, chunks: list[int], *, progress: bool) -> Iterator[Callable[[int], object]]:
-    from tqdm import tqdm
-
     left = sum(rows.stop - rows.start for rows in map(plan.rows, chunks))
     done = plan.num_samples - left
-    settings = {"total": plan.num_samples, "initial": done, "unit": "sample", "file": sys.stderr, "delay": 1.0}
-    with tqdm(desc="generate", disable=not progress, **settings) as bar:
-        yield bar.update
+    with _progress.shown(progress=progress), _progress.bar("generate", plan.num_samples, done=done) as advance:
+        yield advance

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from vcycle import _check
-from vcycle._files import writing
+from vcycle._files import locked, writing
 from vcycle.data.schema import FORMAT, TIME, ArraySpec, Schema
 from vcycle.errors import DataError
 
@@ -49,7 +49,7 @@ class Store:
         self, path: Path, schema: Schema, *, specs: Sequence[ArraySpec], num_samples: int, chunk_size: int
     ) -> None:
         self.path, self.schema, self.specs = path, schema, tuple(specs)
-        self.destination = path
+        self.destination = path  # what messages name, also while the store has a temporary name
         self.num_samples, self.chunk_size = num_samples, chunk_size
         self.checked = tuple(spec for spec in self.specs if not spec.varies)
 
@@ -59,16 +59,17 @@ class Store:
     def create(
         cls, path: Path, schema: Schema, *, specs: Sequence[ArraySpec], num_samples: int, chunk_size: int
     ) -> "Store":
-        """Make a store without chunks; it appears whole or not at all.
+        """Make a store without chunks; it appears whole or not at all. Whoever calls holds the lock on ``path``.
 
         Raises
         ------
         DataError
             If there is something at ``path``, or it cannot be written.
         """
-        with cls.growing(path, schema, specs=specs, num_samples=num_samples, chunk_size=chunk_size):
+        store = cls(path, schema, specs=specs, num_samples=num_samples, chunk_size=min(chunk_size, num_samples))
+        with store._appearing():
             pass
-        return cls(path, schema, specs=specs, num_samples=num_samples, chunk_size=min(chunk_size, num_samples))
+        return store
 
     @classmethod
     @contextlib.contextmanager
@@ -80,21 +81,29 @@ class Store:
         Raises
         ------
         DataError
-            If there is something at ``path``, or it cannot be written.
+            If there is something at ``path``, it cannot be written, or another process is writing it.
         """
+        store = cls(path, schema, specs=specs, num_samples=num_samples, chunk_size=min(chunk_size, num_samples))
+        with locked(path), store._appearing():
+            yield store
+
+    @contextlib.contextmanager
+    def _appearing(self) -> Iterator[None]:
+        """Keep the store, made anew, under a temporary name until the block ends well."""
+        path = self.destination
         partial = path.with_name(f".{path.name}{PARTIAL}")
-        store = cls(partial, schema, specs=specs, num_samples=num_samples, chunk_size=min(chunk_size, num_samples))
-        store.destination = path  # what messages name
         with writing(path):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise DataError(f"{path} exists and is not empty. Give another path, or remove it.")
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                shutil.rmtree(partial, ignore_errors=True)
-                store._make(partial)
-                yield store
+                shutil.rmtree(partial, ignore_errors=True)  # what a killed process left: we have the lock
+                self._make(partial)
+                self.path = partial
+                yield
                 partial.replace(path)
             finally:
+                self.path = path
                 shutil.rmtree(partial, ignore_errors=True)
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vcycle import _check
+from vcycle import _check, _progress
 from vcycle.data.dataset import ROWS_AT_A_TIME, Dataset
 from vcycle.data.schema import REJECTED, RESIDUAL, STORED_RESIDUAL, channel_names
 from vcycle.data.store import Store
@@ -92,7 +92,7 @@ class Report:
         return "\n".join([self.title, *map(str, self.findings), f"{verdict}: {counts}"])
 
 
-def check(dataset: Dataset, *others: Dataset) -> Report:
+def check(dataset: Dataset, *others: Dataset, progress: bool = False) -> Report:
     """Look for what spoils learning: NaN, constant channels, duplicates, leaks, unsolved samples, damaged files.
 
     Residuals are recomputed from the stored arrays through the problem, where it is known.
@@ -103,6 +103,8 @@ def check(dataset: Dataset, *others: Dataset) -> Report:
         The data.
     others
         Other parts of the same data, such as the test set: a sample in more than one part is a leak.
+    progress
+        Whether long work shows a progress bar on stderr.
 
     Returns
     -------
@@ -118,10 +120,12 @@ def check(dataset: Dataset, *others: Dataset) -> Report:
     """
     for part in (dataset, *others):
         _check.instance("dataset", part, Dataset, "a vcycle.Dataset, such as Dataset.from_arrays builds")
-    scan = _Scan(dataset)
-    findings = [*scan.findings(), *_damage(dataset), *_duplicates(scan.keys, dataset), *_residuals(dataset, scan)]
-    for number, other in enumerate(others, start=1):
-        shared = len(set(scan.keys) & set(_Scan(other).keys))
+    with _progress.shown(progress=progress):
+        scan = _Scan(dataset)
+        findings = [*scan.findings(), *_damage(dataset), *_duplicates(scan.keys, dataset), *_residuals(dataset, scan)]
+        scans = [_Scan(other) for other in others]
+    for number, other in enumerate(scans, start=1):
+        shared = len(set(scan.keys) & set(other.keys))
         if shared:
             findings.append(Finding("error", "samples", f"{shared} inputs are also in part {number + 1}: a leak"))
     if not findings:
@@ -143,7 +147,7 @@ class _Scan:
         self.sizes = {name: np.zeros(len(dataset)) for name in self.names}
         self.lowest = {info.name: np.full(info.num_channels, np.inf) for info in self.fields}
         self.highest = {info.name: np.full(info.num_channels, -np.inf) for info in self.fields}
-        for start in range(0, len(dataset), ROWS_AT_A_TIME):
+        for start in _progress.track(range(0, len(dataset), ROWS_AT_A_TIME), "read", unit="block"):
             self._take(slice(start, min(start + ROWS_AT_A_TIME, len(dataset))))
 
     def _take(self, rows: slice) -> None:
@@ -206,7 +210,7 @@ def _damage(dataset: Dataset) -> Iterator[Finding]:
         return
     store = Store.open(dataset.path)
     store.require_complete()
-    for chunk in range(store.num_chunks):
+    for chunk in _progress.track(range(store.num_chunks), "bytes", unit="chunk"):
         name = store.altered(chunk)
         if name:
             yield Finding(
@@ -281,7 +285,7 @@ def _missed(dataset: Dataset, problem: Evolution, rows: np.ndarray) -> Iterator[
         return
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SPOT_CHECKS)).astype(int)]
     wrong, worst = [], 0.0
-    for row in rows:
+    for row in _progress.track(rows.tolist(), "integrate again", unit="trajectory"):
         inputs = {info.name: dataset.field(info.name, np.array([row])) for info in problem.input_fields}
         states = dataset.field(problem.output_names[0], np.array([row]))
         try:
@@ -290,7 +294,7 @@ def _missed(dataset: Dataset, problem: Evolution, rows: np.ndarray) -> Iterator[
             missed = torch.full_like(states, torch.inf)
         relative = float((missed.flatten(2).norm(dim=2) / states.flatten(2).norm(dim=2).clamp_min(1e-300)).max())
         if not relative <= MISSED:
-            wrong.append(int(row))
+            wrong.append(row)
             worst = max(worst, relative)
     where = f"output_{problem.output_names[0]}"
     if wrong:
@@ -307,17 +311,19 @@ def _recomputed(dataset: Dataset, problem: Problem, rows: np.ndarray) -> tuple[n
     """
     residuals, refused = np.zeros(len(dataset)), dict[str, list[int]]()
     todo = [rows[start : start + ROWS_AT_A_TIME] for start in range(0, len(rows), ROWS_AT_A_TIME)]
-    while todo:
-        mine = todo.pop(0)
-        fields = {info.name: dataset.field(info.name, mine) for info in problem.input_fields}
-        stored = dataset.field(problem.output_names[0], mine)
-        try:
-            systems = problem.systems(fields)
-            solution = as_solution(stored, is_complex=systems.dtype.is_complex)
-            residuals[mine] = systems.relative_residuals(solution).numpy()
-        except ValueError as error:
-            if len(mine) == 1:
+    with _progress.bar("residuals", len(rows)) as advance:
+        while todo:
+            mine = todo.pop(0)
+            fields = {info.name: dataset.field(info.name, mine) for info in problem.input_fields}
+            stored = dataset.field(problem.output_names[0], mine)
+            try:
+                systems = problem.systems(fields)
+                solution = as_solution(stored, is_complex=systems.dtype.is_complex)
+                residuals[mine] = systems.relative_residuals(solution).numpy()
+            except ValueError as error:
+                if len(mine) > 1:
+                    todo = [*np.array_split(mine, 2), *todo]  # one sample spoils its batch: find it
+                    continue
                 refused.setdefault(str(error).rstrip("."), []).append(int(mine[0]))
-            else:
-                todo = [*np.array_split(mine, 2), *todo]  # one sample spoils its batch: find it
+            advance(len(mine))
     return residuals, refused

@@ -9,6 +9,7 @@ the Laplacian with coefficient one, which transforms invert. The second part is 
 do; the one near 1 is taken that makes the energy least.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcycle import _check
+from vcycle import _check, _progress
 from vcycle.errors import SolveError
 from vcycle.evaluation.regrid import averaged, refined
 from vcycle.multigrid.classical import hierarchy, v_cycle
@@ -120,6 +121,7 @@ def certify(
     discretisation: bool = False,
     polish: bool = False,
     rtol: float = 1e-8,
+    progress: bool = False,
 ) -> Certificate:
     """Enclose the energy-norm error of predictions against the discrete solution on the same grid.
 
@@ -141,6 +143,8 @@ def certify(
         Also continue the conjugate gradients until the relative residual is ``rtol``.
     rtol
         Tolerance of ``polish`` (dimensionless).
+    progress
+        Whether long work shows a progress bar on stderr.
 
     Returns
     -------
@@ -171,21 +175,31 @@ def certify(
     if not prediction.isfinite().all():
         raise ValueError("`prediction` must be finite. Got NaN or infinity.")
     start = prediction.detach().to(torch.float64).squeeze(1)
-    chunks = [slice(i, i + _CHUNK) for i in range(0, len(systems), _CHUNK)]
-    bounds = [_bracket(systems.select(chunk), start[chunk], steps) for chunk in chunks]
-    lower, upper = (torch.cat(side).sqrt() for side in zip(*bounds, strict=True))
-    rounding = torch.cat([_rounding(systems.select(chunk), start[chunk], steps) for chunk in chunks])
-    energies = [systems.select(chunk).fluxes.energy(start[chunk]) for chunk in chunks]
-    polished, polish_steps = _polish(systems, start, chunks, rtol) if polish else (None, None)
+    with _progress.shown(progress=progress):
+        lower, upper, rounding, energies = _in_chunks(
+            "bounds", len(systems), lambda rows: _bounds(systems.select(rows), start[rows], steps)
+        )
+        polished, polish_steps = _polish(systems, start, rtol) if polish else (None, None)
+        grid_error = discretisation_error(problem, inputs) if discretisation else None
     return Certificate(
-        lower=(lower * (1 - ROUNDING) - rounding).clamp(min=0),
-        upper=upper * (1 + ROUNDING) + rounding,
-        energy=torch.cat(energies).sqrt() if problem.zero_on_walls else None,
+        lower=(lower.sqrt() * (1 - ROUNDING) - rounding).clamp(min=0),
+        upper=upper.sqrt() * (1 + ROUNDING) + rounding,
+        energy=energies.sqrt() if problem.zero_on_walls else None,
         steps=steps,
-        discretisation=discretisation_error(problem, inputs) if discretisation else None,
+        discretisation=grid_error,
         polished=polished,
         polish_steps=polish_steps,
     )
+
+
+def _in_chunks(what: str, num: int, part: Callable[[slice], tuple[Tensor, ...]]) -> list[Tensor]:
+    """Return what ``part`` gives for some rows at a time, put together, behind a bar."""
+    parts = []
+    with _progress.bar(what, num) as advance:
+        for first in range(0, num, _CHUNK):
+            parts.append(part(slice(first, first + _CHUNK)))
+            advance(min(_CHUNK, num - first))
+    return [torch.cat(side) for side in zip(*parts, strict=True)]
 
 
 def _require_divergence_form(problem: Problem, systems: LinearSystems) -> None:
@@ -217,6 +231,11 @@ class _PreconditionedCG:
         rz = _dot(self.r, self.z)
         self.p, self.rz = self.z + _along(_ratio(rz, self.rz), self.p) * self.p, rz
         return removed
+
+
+def _bounds(systems: LinearSystems, u: Tensor, steps: int) -> tuple[Tensor, ...]:
+    """Return lower and upper bound squared, what rounding can do, and the energy of ``u``, ``(batch,)`` each."""
+    return *_bracket(systems, u, steps), _rounding(systems, u, steps), systems.fluxes.energy(u)
 
 
 def _bracket(systems: LinearSystems, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -286,22 +305,28 @@ def _complementary(operator: FaceFluxes, p: list[Tensor], q: list[Tensor]) -> Te
     return energy
 
 
-def _polish(systems: LinearSystems, start: Tensor, chunks: list[slice], rtol: float) -> tuple[Tensor, int]:
-    polished, most = [], 0
-    for chunk in chunks:
-        part = systems.select(chunk)
-        cg, count = _PreconditionedCG(part, start[chunk]), 0
-        residuals = part.relative_residuals(cg.u)
-        while not bool((residuals <= rtol).all()):
-            if count == MOST_STEPS:
-                reached = f"a relative residual of {residuals.max():.1e} in {count} steps"
-                raise SolveError(f"`polish` reached {reached}, not `rtol` {rtol:.1e}. Give a larger `rtol`.")
-            cg.step()
-            count += 1
-            residuals = part.relative_residuals(cg.u)
-        polished.append(cg.u - cg.u.flatten(1).mean(1).reshape(-1, *(1,) * (cg.u.ndim - 1)) if part.singular else cg.u)
-        most = max(most, count)
-    return torch.cat(polished).unsqueeze(1), most
+def _polish(systems: LinearSystems, start: Tensor, rtol: float) -> tuple[Tensor, int]:
+    """Return the polished predictions, ``(sample, 1, *space)``, and the largest number of steps."""
+
+    def part(rows: slice) -> tuple[Tensor, Tensor]:
+        u, count = _polished(systems.select(rows), start[rows], rtol)
+        return u, torch.tensor([count])
+
+    polished, counts = _in_chunks("polish", len(systems), part)
+    return polished.unsqueeze(1), int(counts.max())
+
+
+def _polished(systems: LinearSystems, u: Tensor, rtol: float) -> tuple[Tensor, int]:
+    cg, count = _PreconditionedCG(systems, u), 0
+    residuals = systems.relative_residuals(cg.u)
+    while not bool((residuals <= rtol).all()):
+        if count == MOST_STEPS:
+            reached = f"a relative residual of {residuals.max():.1e} in {count} steps"
+            raise SolveError(f"`polish` reached {reached}, not `rtol` {rtol:.1e}. Give a larger `rtol`.")
+        cg.step()
+        count += 1
+        residuals = systems.relative_residuals(cg.u)
+    return cg.u - _along(cg.u.flatten(1).mean(1), cg.u) if systems.singular else cg.u, count
 
 
 def discretisation_error(problem: Problem, inputs: "dict[str, Tensor] | Tensor") -> Tensor:
@@ -310,10 +335,17 @@ def discretisation_error(problem: Problem, inputs: "dict[str, Tensor] | Tensor")
     The inputs are taken as constant in each cell (or on each cell's face), so that both grids see the same coefficient;
     the fine solution is averaged over the cells of the coarse one.
     """
-    coarse = problem.solve(inputs, rtol=1e-10).raise_if_failed().solutions
-    fine_problem, fine_inputs = refined(problem, problem.named(inputs))
-    fine = averaged(fine_problem.solve(fine_inputs, rtol=1e-10).raise_if_failed().solutions.unsqueeze(1)).squeeze(1)
-    return (fine - coarse).flatten(1).norm(dim=1) / fine.flatten(1).norm(dim=1)
+    fields = problem.named(inputs)
+
+    def part(rows: slice) -> tuple[Tensor]:
+        some = {name: values[rows] for name, values in fields.items()}
+        coarse = problem.solve(some, rtol=1e-10).raise_if_failed().solutions
+        fine_problem, fine_inputs = refined(problem, some)
+        fine = fine_problem.solve(fine_inputs, rtol=1e-10).raise_if_failed().solutions
+        fine = averaged(fine.unsqueeze(1)).squeeze(1)
+        return ((fine - coarse).flatten(1).norm(dim=1) / fine.flatten(1).norm(dim=1),)
+
+    return _in_chunks("finer grid", len(next(iter(fields.values()))), part)[0]
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vcycle import _check, metrics
+from vcycle import _check, _progress, metrics
 from vcycle.boundary import Boundary
 from vcycle.data.dataset import Dataset
 from vcycle.errors import DataError
@@ -97,7 +97,9 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def evaluate(operator: "TrainedOperator | str | Path", dataset: Dataset, *, batch_size: int = 64) -> Evaluation:
+def evaluate(
+    operator: "TrainedOperator | str | Path", dataset: Dataset, *, batch_size: int = 64, progress: bool = False
+) -> Evaluation:
     """Measure an operator on a dataset.
 
     Parameters
@@ -108,6 +110,8 @@ def evaluate(operator: "TrainedOperator | str | Path", dataset: Dataset, *, batc
         Data with true outputs; its grid may differ from that of training if the operator takes it.
     batch_size
         Samples per pass through the network.
+    progress
+        Whether long work shows a progress bar on stderr.
 
     Returns
     -------
@@ -143,10 +147,11 @@ def evaluate(operator: "TrainedOperator | str | Path", dataset: Dataset, *, batc
     parameters = operator.parameters_of(dataset)
     first = None if parameters is None else parameters[:1]
     operator.predict(inputs[:1], first)  # what is only done once is not part of the throughput
-    wall, cpu = time.perf_counter(), time.process_time()
-    predictions = operator.predict(inputs, parameters, batch_size=batch_size)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    per_sample, edges = _measure(predictions.to(torch.float64), outputs, dataset, batch_size)
+    with _progress.shown(progress=progress):
+        wall, cpu = time.perf_counter(), time.process_time()
+        predictions = operator.predict(inputs, parameters, batch_size=batch_size)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        per_sample, edges = _measure(predictions.to(torch.float64), outputs, dataset, batch_size)
     worst = per_sample["relative_l2"].argsort(descending=True)[:NUM_WORST].tolist()
     names = torch.as_tensor(dataset.sample_id).tolist()
     return Evaluation(
@@ -164,13 +169,15 @@ def evaluate(operator: "TrainedOperator | str | Path", dataset: Dataset, *, batc
     )
 
 
-def check_family(operator: TrainedOperator, dataset: Dataset) -> None:
+def check_family(operator: TrainedOperator, dataset: Dataset, *, name: str = "dataset") -> None:
     """Raise unless an operator was trained on data of this kind; sizes may differ, and names of a person's own arrays.
+
+    ``name`` is what messages call the data.
 
     Raises
     ------
     ValueError
-        If names, faces, boundary kinds or the centring differ.
+        If names, faces, boundary kinds or the centring differ, or scalars are missing that the operator takes.
     """
     facts: list[tuple[str, str, str]] = [
         ("boundary", str(operator.boundary), str(dataset.boundary)),
@@ -179,9 +186,12 @@ def check_family(operator: TrainedOperator, dataset: Dataset) -> None:
     if dataset.problem is not None:
         facts.append(("inputs", _names(operator.input_fields), _names(dataset.input_fields)))
         facts.append(("outputs", _names(operator.output_fields), _names(dataset.output_fields)))
-    for name, trained, given in facts:
+    if operator.parameter_names:
+        there = [parameter for parameter in operator.parameter_names if parameter in dataset.parameter_names]
+        facts.append(("scalars", ", ".join(operator.parameter_names), ", ".join(there) or "none"))
+    for fact, trained, given in facts:
         if trained != given:
-            raise ValueError(f"`dataset` must be like the data of training: {name} {trained}. Got {given}.")
+            raise ValueError(f"`{name}` must be like the data of training: {fact} {trained}. Got {given}.")
 
 
 def _names(fields: Sequence[FieldInfo]) -> str:
@@ -196,7 +206,8 @@ def _measure(
     kinds, zero_on_walls = walls(dataset)
     parts: dict[str, list[Tensor]] = {}
     edges = torch.empty(0)
-    for prediction, target in zip(predictions.split(batch_size), outputs.split(batch_size), strict=True):
+    pairs = list(zip(predictions.split(batch_size), outputs.split(batch_size), strict=True))
+    for prediction, target in _progress.track(pairs, "measure", unit="batch"):
         place: dict[str, Any] = {"grid": dataset.grid, "boundary": boundary, "reduction": "none"}
         values = {
             "relative_l2": metrics.relative_l2(prediction, target, reduction="none"),

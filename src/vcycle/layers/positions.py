@@ -76,10 +76,12 @@ def squared_distance(u: Tensor, periodic: Sequence[bool], centring: Centring) ->
 class GaussianFeatures(nn.Module):
     """Sines and cosines of random frequencies at given places; the frequencies are drawn once and kept.
 
+    Around a periodic axis the place is a point on a circle of circumference one, so that the features close.
+
     Parameters
     ----------
-    num_axes
-        Space dimensions.
+    periodic
+        Whether each axis is periodic.
     features
         Number of values per place, even.
     scale
@@ -93,13 +95,16 @@ class GaussianFeatures(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, num_axes: int, features: int, scale: float) -> None:
+    def __init__(self, periodic: Sequence[bool], features: int, scale: float) -> None:
         super().__init__()
         if _check.integer("features", features, 2) % 2:
             raise ValueError(f"`features` must be even. Got {features}.")
-        self.register_buffer("frequencies", scale * torch.randn(features // 2, num_axes))
+        self.periodic = tuple(periodic)
+        # along an axis, or twice for a circle, whose radius keeps frequencies what they are along an axis
+        lengths = torch.tensor([r for closed in periodic for r in ([1 / (2 * math.pi)] * 2 if closed else [1.0])])
+        self.register_buffer("frequencies", scale * torch.randn(features // 2, len(lengths)) * lengths)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map coordinates ``(.., num_axes)`` to ``(.., features)``."""
-        angle = 2 * math.pi * x @ self.frequencies.to(x.dtype).T
+        angle = 2 * math.pi * wound(x, self.periodic) @ self.frequencies.to(x.dtype).T
         return torch.cat([angle.sin(), angle.cos()], -1)

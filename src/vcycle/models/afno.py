@@ -95,7 +95,7 @@ class AFNO(GridModel):
         )
         d, self.patch = self.num_axes, patch
         self.embed = CONV[d](in_channels, width, patch, stride=patch)
-        self.features = GaussianFeatures(d, 64, scale=3.0)
+        self.features = GaussianFeatures(self.periodic, 64, scale=3.0)
         self.E = nn.Linear(64, width)
         self.mix = nn.ModuleList(SpectralMLP(width, blocks, threshold=threshold, mixer=mixer) for _ in range(depth))
         self.M = nn.ModuleList(ChannelMLP(width, expansion * width, width, d) for _ in range(depth))

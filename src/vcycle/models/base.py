@@ -2,16 +2,16 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypedDict
 
 from torch import Tensor, nn
 
 from vcycle import _check
 from vcycle.boundary import Boundary
+from vcycle.errors import CheckpointError
 from vcycle.grid import Centring
 from vcycle.layers.conditioning import Conditioning, modulate
-from vcycle.models._inputs import check_input
 
 
 class Where(TypedDict, total=False):
@@ -56,7 +56,7 @@ class GridModel(nn.Module, ABC):
         See :class:`Where`.
     sites
         Number of places where parameters scale and shift ``width`` hidden channels, see
-        :class:`~vcycle.layers.conditioning.Conditioning`.
+        :class:`~vcycle.layers.conditioning.Conditioning`; 0 where the model sets its ``condition`` itself.
     settings
         Every other argument of the model, as JSON can hold it; ``width`` and ``depth`` are checked here.
 
@@ -73,8 +73,10 @@ class GridModel(nn.Module, ABC):
     """Space dimensions in which the model exists."""
     resolution_free: ClassVar[bool] = True
     """Whether the same weights tend to one map of functions as the grid is refined."""
-    smallest: ClassVar[int] = 2
+    smallest: int = 2
     """Fewest points per axis."""
+    condition: Conditioning | None
+    """What makes :func:`conditioned` maps of the parameters; None for a model without any."""
     where: ClassVar[Where] = {}
     """What differs from :data:`USUAL` where nothing is said."""
 
@@ -122,8 +124,12 @@ class GridModel(nn.Module, ABC):
         self.num_parameters = _check.integer("num_parameters", known["num_parameters"], 0)
         place = {"boundary": kinds.to_list(), "centring": self.centring, "num_axes": num_axes}
         self._config = counts | settings | place | {"num_parameters": self.num_parameters}
-        n, width = self.num_parameters, settings["width"]
-        self.condition = Conditioning(n, width, sites=sites) if n else None
+        if sites:
+            self.condition = self._conditioning(settings["width"], sites)
+
+    def _conditioning(self, channels: int, sites: int) -> Conditioning | None:
+        """Return what conditions so many channels at so many places, or None without parameters."""
+        return Conditioning(self.num_parameters, channels, sites=sites) if self.num_parameters else None
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-ready constructor arguments; ``type(model)(**model.config())`` has the same architecture."""
@@ -132,6 +138,30 @@ class GridModel(nn.Module, ABC):
     def takes_factor(self, factor: int) -> bool:
         """Return whether the same weights mean the same map on a grid so many times coarser."""
         return factor == 1 or self.resolution_free
+
+    def load_state_dict(  # PyTorch's signature
+        self,
+        state_dict: Mapping[str, Any],
+        strict: bool = True,  # noqa: FBT001
+        assign: bool = False,  # noqa: FBT001
+    ) -> Any:
+        """Load weights, as PyTorch does; what does not fit is one line.
+
+        Raises
+        ------
+        CheckpointError
+            If a weight has another shape than the model's, or, where ``strict``, a name is missing or unknown.
+        """
+        own, other = self.state_dict(), f"The weights are of another {type(self).__name__}"
+        for name, weight in state_dict.items():
+            if name in own and weight.shape != own[name].shape:
+                there, here = tuple(weight.shape), tuple(own[name].shape)
+                raise CheckpointError(f"{other}: {name} has shape {there} there and {here} here.")
+        strangers = sorted(set(own) ^ set(state_dict))
+        if strict and strangers:
+            count, where = f"{len(state_dict)} tensors there and {len(own)} here", strangers[0] in state_dict
+            raise CheckpointError(f"{other}: {count}; {strangers[0]} is only {'there' if where else 'here'}.")
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def forward(self, u: Tensor, parameters: Tensor | None = None) -> Tensor:
         """Map ``(batch, in_channels, *space)`` to ``(batch, out_channels, *space)``.
@@ -153,8 +183,16 @@ class GridModel(nn.Module, ABC):
         ValueError
             If the number of channels, axes or parameters is wrong.
         """
-        check_input(u, parameters if self.condition is None else None, self.in_channels, self.num_axes, self.smallest)
-        return None if self.condition is None else self.condition(parameters, u.shape[0])
+        expected = (None, self.in_channels, *(None,) * self.num_axes)
+        _check.shape("u", u.shape, expected, f"(batch, {self.in_channels} channels, {self.num_axes} axes)")
+        if min(u.shape[2:]) < self.smallest:
+            got = f"Got {tuple(u.shape[2:])}."
+            raise ValueError(f"`u` must have at least {self.smallest} points per axis for this model. {got}")
+        if self.condition is not None:
+            return self.condition(parameters, u.shape[0])
+        if parameters is not None and parameters.shape[-1] > 0:
+            raise ValueError(f"`parameters` are not an input of this model. Got {parameters.shape[-1]} of them.")
+        return None
 
     @abstractmethod
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:

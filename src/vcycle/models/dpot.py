@@ -144,7 +144,7 @@ class DPOT(GridModel):
         self.embed = nn.Sequential(
             CONV[d](components + d + 1, hidden, patch, stride=patch), nn.GELU(), pointwise(hidden, width, d)
         )
-        self.features = GaussianFeatures(d, 64, scale=3.0)
+        self.features = GaussianFeatures(self.periodic, 64, scale=3.0)
         self.E = nn.Linear(64, width)
         self.gather = TimeAggregator(width, times)
         groups = math.gcd(8, width)

@@ -49,9 +49,9 @@ class FactFormer(GridModel):
     -----
     Differs from the authors' code in: kernels carry quadrature weights; what they give is divided by its standard
     deviation over all points, not by the unbiased estimate; queries and keys turn by 64 radians over the box, whatever
-    its side, as there in the unit box; all blocks see the same 32 Fourier features; the projection is a network point
-    by point. :class:`PublishedFactFormer` has the authors' features and projection. The strided convolutions beside the
-    projection, there for Darcy's equation alone, know the grid and are left out.
+    its side, as there in the unit box; all blocks see the same 32 Fourier features, which close around periodic axes;
+    the projection is a network point by point. :class:`PublishedFactFormer` has the authors' features and projection.
+    The strided convolutions beside the projection, there for Darcy's equation alone, know the grid and are left out.
 
     Checked against the authors' code (github.com/BaratiLab/FactFormer) with converted weights, to rounding, on one grid
     of equal weights: blocks and encoders in two and three dimensions, and the network for Darcy's equation without the
@@ -91,7 +91,7 @@ class FactFormer(GridModel):
         )
         d = self.num_axes
         self.P = pointwise(in_channels, width, d)
-        self.features: nn.Module = GaussianFeatures(d, 32, frequency_scale)
+        self.features: nn.Module = GaussianFeatures(self.periodic, 32, frequency_scale)
         self.E = nn.ModuleList(nn.Linear(32, width) for _ in range(depth))
         self.norms = nn.ModuleList(ChannelNorm(width) for _ in range(depth))
         self.A = nn.ModuleList(
@@ -137,8 +137,9 @@ class PublishedFactFormer(FactFormer):
 
     Notes
     -----
-    Of the differences named in :class:`FactFormer` the first three remain. With converted weights they do not show on
-    one grid of equal weights in the unit box: so the whole network is checked against the authors' code, to rounding.
+    Of the differences named in :class:`FactFormer` the first three remain; Fourier features do not close around
+    periodic axes. With converted weights they do not show on one grid of equal weights in the unit box: so the whole
+    network is checked against the authors' code, to rounding.
 
     References
     ----------
@@ -155,9 +156,10 @@ class PublishedFactFormer(FactFormer):
             raise ValueError(f"`width` must be a multiple of 8. Got {width}.")
         self._config |= {"steps": steps}
         d, scale = self.num_axes, self._config["frequency_scale"]
+        straight = (False,) * d  # theirs are waves of x around periodic axes too, and jump at the seam
         self.features = nn.Identity()
         self.E = nn.ModuleList(
-            nn.Sequential(GaussianFeatures(d, width, scale), nn.Linear(width, width)) for _ in range(len(self.E))
+            nn.Sequential(GaussianFeatures(straight, width, scale), nn.Linear(width, width)) for _ in range(len(self.E))
         )
         self.Q = _Marching(width, out_channels // steps, steps, d)
 

@@ -87,7 +87,7 @@ class IFactFormer(GridModel):
         )
         d, self.depth = self.num_axes, depth
         self.P = pointwise(in_channels, width, d)
-        self.features = GaussianFeatures(d, 32, frequency_scale)
+        self.features = GaussianFeatures(self.periodic, 32, frequency_scale)
         self.E = nn.Linear(32, width)
         self.N = ChannelNorm(width)
         self.A = AxialAttention(width, heads, head_size, d, kernel_multiplier=kernel_multiplier, combine="parallel")

@@ -1,7 +1,6 @@
 """LSM, latent spectral models (Wu et al., ICML 2023, arXiv:2301.12664)."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import ClassVar, Unpack
 
@@ -13,6 +12,7 @@ from vcycle import _check
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_coordinates
 from vcycle.layers.domain import crop, divisible
+from vcycle.layers.latent import LatentSpectralBlock
 from vcycle.layers.local import LocalConv
 from vcycle.layers.mlp import ChannelMLP
 from vcycle.layers.transforms import resample
@@ -22,67 +22,6 @@ from vcycle.models.base import GridModel, Where, conditioned
 _POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-
-class LatentSpectralBlock(nn.Module):
-    r"""Attention from the points of a patch to a few tokens, a map of the tokens by waves of their values, and back.
-
-    Tokens :math:`t` gather :math:`t \leftarrow t + \mathrm{softmax}(t k^T) v` over a patch, change as
-    :math:`t \leftarrow t + \sum_{m < M} a_m \sin(\pi m t / M) + b_m \cos(\pi m t / M)`, elementwise with one pair per
-    channel, and are handed out: :math:`x \leftarrow x + \mathrm{softmax}(q(x) t^T) t`.
-
-    Parameters
-    ----------
-    channels
-        Channels, a multiple of ``heads``.
-    tokens, bases, heads, patch
-        As in :class:`LSM`.
-    num_axes
-        Space dimensions.
-    """
-
-    def __init__(self, channels: int, tokens: int, bases: int, heads: int, patch: int, num_axes: int) -> None:
-        super().__init__()
-        if channels % heads:
-            raise ValueError(f"`heads` must divide the channels of every grid, {channels}. Got {heads}.")
-        self.heads, self.patch, self.bases = heads, patch, bases
-        self.tokens = nn.Parameter(torch.randn(heads, tokens, channels // heads) / math.sqrt(channels // heads))
-        self.to_key_value = pointwise(channels, 2 * channels, num_axes)
-        self.to_query = pointwise(channels, channels, num_axes)
-        self.weight = nn.Parameter(torch.rand(heads, 1, channels // heads, 2 * bases) / channels)
-
-    def solve(self, t: Tensor) -> Tensor:
-        """Map tokens ``(.., heads, tokens, channels)`` to the same shape."""
-        m = torch.arange(self.bases, dtype=t.dtype, device=t.device)
-        angle = math.pi / self.bases * m * t.unsqueeze(-1)
-        return t + (self.weight.to(t.dtype) * torch.cat([angle.sin(), angle.cos()], -1)).sum(-1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, channels, *space)`` to the same shape; ``patch`` divides every axis."""
-        counts = [n // self.patch for n in x.shape[2:]]
-        key, value = (self._patches(part) for part in self.to_key_value(x).chunk(2, 1))
-        tokens = self.tokens.to(key.dtype)
-        tokens = tokens + F.softmax(tokens @ key.transpose(-1, -2), -1) @ value
-        tokens = self.solve(tokens)
-        query = self._patches(self.to_query(x))
-        return x + self._together(F.softmax(query @ tokens.transpose(-1, -2), -1) @ tokens, counts)
-
-    def _patches(self, x: Tensor) -> Tensor:
-        """Return ``(batch, patch, head, point, channel)``."""
-        axes = x.ndim - 2
-        for axis in range(axes):
-            x = x.unflatten(2 + 2 * axis, (-1, self.patch))
-        order = [0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2)]
-        x = x.permute(order).flatten(1, axes)  # batch, patch, channel, points
-        return x.flatten(3).unflatten(2, (self.heads, -1)).transpose(-1, -2)
-
-    def _together(self, x: Tensor, counts: list[int]) -> Tensor:
-        axes = len(counts)
-        x = x.transpose(-1, -2).flatten(2, 3)  # batch, patch, channel, point
-        x = x.unflatten(-1, (self.patch,) * axes).unflatten(1, counts)
-        order = [0, axes + 1, *(a for axis in range(axes) for a in (1 + axis, axes + 2 + axis))]
-        x = x.permute(order)
-        return x.reshape(*x.shape[:2], *(n * self.patch for n in counts))
 
 
 class PublishedUShape(nn.Module):

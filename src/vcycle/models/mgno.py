@@ -1,7 +1,7 @@
 """MgNO, the multigrid neural operator (He, Liu, Xu, ICLR 2024, arXiv:2310.19809)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -9,15 +9,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from vcycle import _check
-from vcycle.boundary import Boundary
-from vcycle.errors import CheckpointError
-from vcycle.grid import Centring
-from vcycle.layers.conditioning import Conditioning, modulate
+from vcycle.layers.conditioning import Conditioning
 from vcycle.layers.convolution import pointwise
 from vcycle.layers.coordinates import append_smooth_coordinates, count_smooth_coordinates
 from vcycle.layers.spacing import at_spacing, halvings, predicted_at_spacing
 from vcycle.layers.walls import vanish_on_walls
-from vcycle.models._inputs import check_input
+from vcycle.models.base import GridModel, Where, conditioned
 from vcycle.models.initial import scale_weights
 from vcycle.multigrid.cycle import CYCLE_KINDS, CycleKind
 from vcycle.multigrid.layer import MultigridLayer, Transfers
@@ -34,7 +31,7 @@ Resampling = Literal["layers", "network"]
 RESAMPLINGS = ("layers", "network")
 
 
-class MgNO(nn.Module):
+class MgNO(GridModel):
     """A fully connected network between function spaces whose weights are multigrid cycles.
 
     ``u_l = gelu(W_Mg u_{l-1} + B u_{l-1} + b)`` for l = 1 .. depth, then a linear combination of the last layer's
@@ -56,13 +53,6 @@ class MgNO(nn.Module):
     smoothing
         Per level the steps before and after the coarse correction. The default is one step each way and two on the
         coarsest level; a backslash cycle has none on the way up.
-    boundary
-        Kinds of the unknown's faces, as :meth:`vcycle.boundary.Boundary.of` reads them, or ``"zeros"`` for the zero
-        padding of the reference code.
-    centring
-        ``"cell"`` or ``"vertex"``: where the values live decides how a wall reflects.
-    num_axes
-        Space dimensions, 1 to 3; taken from ``boundary`` where that is a :class:`Boundary`.
     residual_restriction
         Restrict the residual and start coarse levels from zero, as the paper's algorithm is written; the published
         results restrict ``f`` and ``u``.
@@ -86,9 +76,6 @@ class MgNO(nn.Module):
         Append where a point lies to the input, around a periodic axis by its sine and cosine. Between walls the ghost
         values tell; a periodic model without coordinates answers an input shifted by ``2^(levels - 1)`` points with the
         shifted answer, which is wrong where forces have their places.
-    num_parameters
-        Scalars per sample that ``forward`` takes besides the functions; they scale and shift the hidden channels, see
-        :class:`vcycle.layers.conditioning.Conditioning`.
     native_shape
         Size of the grid that the stencils belong to, that of the training data. On grids of the same box that are 2, 4,
         ... times finer or coarser the network then works as ``resampling`` says. ``None`` applies the stencils to any
@@ -104,6 +91,9 @@ class MgNO(nn.Module):
     checkpoint
         Keep only the input of every layer but the last for the way back, and compute the rest again: less memory, more
         time.
+    **where
+        See :class:`~vcycle.models.base.Where`. Boundary and centring decide how a wall reflects; ``boundary="zeros"``
+        is the zero padding of the reference code.
 
     Raises
     ------
@@ -121,6 +111,7 @@ class MgNO(nn.Module):
     """
 
     name = "mgno"
+    resolution_free = False
 
     def __init__(  # noqa: PLR0913  # every option of the paper's architecture and of its geometry, all with defaults
         self,
@@ -132,9 +123,6 @@ class MgNO(nn.Module):
         levels: int = 5,
         cycle: CycleKind = "backslash",
         smoothing: Sequence[Sequence[int]] | None = None,
-        boundary: "Boundary | str | Sequence[Any]" = "dirichlet",
-        centring: Centring = "cell",
-        num_axes: int = 2,
         residual_restriction: bool = False,
         transfers: TransferKind | None = None,
         hard_boundary: bool = False,
@@ -142,72 +130,63 @@ class MgNO(nn.Module):
         zero_mean: bool = False,
         input_bias: bool = False,
         coordinates: bool = False,
-        num_parameters: int = 0,
         native_shape: Sequence[int] | None = None,
         resampling: Resampling = "layers",
         init: Init = "published",
         checkpoint: bool = False,
+        **where: Unpack[Where],
     ) -> None:
-        super().__init__()
-        _check.choice("cycle", cycle, CYCLE_KINDS)
-        _check.choice("centring", centring, ("cell", "vertex"))
-        _check.choice("init", init, INITS)
-        _check.choice("resampling", resampling, RESAMPLINGS)
-        counts = {"in_channels": in_channels, "out_channels": out_channels, "depth": depth, "levels": levels}
-        for key, count in counts.items():
-            _check.integer(key, count, 1)
-        _check.integer("num_parameters", num_parameters, 0)
-        widths, self.smoothing = _read_width(width, levels), _read_smoothing(smoothing, levels, cycle)
-        zeros = isinstance(boundary, str) and boundary == "zeros"
-        if isinstance(boundary, Boundary):
-            num_axes = len(boundary.kinds)
-        kinds = Boundary.of("dirichlet" if zeros else boundary, num_axes)
+        _check.integer("levels", levels, 1)
+        widths, steps = _read_width(width, levels), _read_smoothing(smoothing, levels, cycle)
+        native = _read_native(native_shape, self.axes_in(where))
+        zeros = where.get("boundary") == "zeros"
+        if transfers is None:
+            transfers = "centred" if where.get("centring") == "vertex" and not zeros else "published"
+        super().__init__(
+            in_channels,
+            out_channels,
+            where | {"boundary": "dirichlet"} if zeros else where,
+            sites=0,
+            width=widths[0],
+            depth=depth,
+            levels=levels,
+            cycle=_check.choice("cycle", cycle, CYCLE_KINDS),
+            smoothing=[list(pair) for pair in steps],
+            residual_restriction=residual_restriction,
+            transfers=_check.choice("transfers", transfers, TRANSFERS),
+            hard_boundary=hard_boundary,
+            residual=residual,
+            zero_mean=zero_mean,
+            input_bias=input_bias,
+            coordinates=coordinates,
+            native_shape=None if native is None else list(native),
+            resampling=_check.choice("resampling", resampling, RESAMPLINGS),
+            init=_check.choice("init", init, INITS),
+            checkpoint=checkpoint,
+        )
+        # Other models have neither a width per level nor zeros beyond the walls, which are no boundary.
+        self._config |= {"width": list(widths)} if len(set(widths)) > 1 else {}
+        self._config |= {"boundary": "zeros"} if zeros else {}
+        kinds, num_axes = self.kinds, self.num_axes
         if residual and in_channels < out_channels:
             raise ValueError(f"`in_channels` must be at least {out_channels} with `residual`. Got {in_channels}.")
         if hard_boundary and (zeros or not any("dirichlet" in pair for pair in kinds.kinds)):
-            raise ValueError(f"`boundary` must name a Dirichlet face with `hard_boundary`. Got {boundary!r}.")
-        if transfers is None:
-            transfers = "centred" if centring == "vertex" and not zeros else "published"
-        self.in_channels, self.out_channels, self.levels = in_channels, out_channels, levels
-        self.num_axes, self.periodic = num_axes, (False,) * num_axes if zeros else kinds.periodic
-        self.kinds, self.centring = kinds, centring
-        self.native_shape, self.resampling = _read_native(native_shape, num_axes), resampling
+            got = "zeros" if zeros else kinds.to_list()
+            raise ValueError(f"`boundary` must name a Dirichlet face with `hard_boundary`. Got {got!r}.")
+        self.levels, self.native_shape, self.resampling = levels, native, resampling
+        self.smallest = 2 if native else self.size_step
         self.hard_boundary, self.zero_mean = hard_boundary, zero_mean
         self.residual, self.coordinates, self.checkpoint = residual, coordinates, checkpoint
         known = in_channels + (count_smooth_coordinates(self.periodic) if coordinates else 0)
-        self._config = {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "width": widths[0] if len(set(widths)) == 1 else list(widths),
-            "depth": depth,
-            "levels": levels,
-            "cycle": cycle,
-            "smoothing": [list(steps) for steps in self.smoothing],
-            "boundary": "zeros" if zeros else kinds.to_list(),
-            "centring": centring,
-            "num_axes": num_axes,
-            "residual_restriction": residual_restriction,
-            "transfers": transfers,
-            "hard_boundary": hard_boundary,
-            "residual": residual,
-            "zero_mean": zero_mean,
-            "input_bias": input_bias,
-            "coordinates": coordinates,
-            "num_parameters": num_parameters,
-            "native_shape": None if self.native_shape is None else list(self.native_shape),
-            "resampling": resampling,
-            "init": init,
-            "checkpoint": checkpoint,
-        }
         self.W = nn.ModuleList(
             MultigridLayer(
                 known if i == 0 else widths,  # hidden right-hand sides are as wide as the solution on each level
                 widths,
-                Padding.zeros(num_axes) if zeros else Padding.of(kinds, centring),
-                smoothing=self.smoothing,
+                Padding.zeros(num_axes) if zeros else Padding.of(kinds, self.centring),
+                smoothing=steps,
                 kind=cycle,
                 residual_restriction=residual_restriction,
-                transfers=TRANSFERS[_check.choice("transfers", transfers, TRANSFERS)][centring],
+                transfers=TRANSFERS[transfers][self.centring],
             )
             for i in range(depth)
         )
@@ -217,16 +196,17 @@ class MgNO(nn.Module):
         self.D = None
         if input_bias:
             self.D = nn.ModuleList(Pointwise(known, hidden, num_axes, bias=False) for _ in range(depth - 1))
-        self.conditioning = Conditioning(num_parameters, hidden, sites=depth) if num_parameters else None
+        self.conditioning = self._conditioning(hidden, sites=depth)
         if init == "scaled":
             scale_weights(list(self.W), list(self.B), self.head)  # type: ignore[arg-type]
         if num_axes > 1:  # the layout in which convolutions are fastest: on a CPU a third faster
             layout = torch.channels_last if num_axes == 2 else torch.channels_last_3d
             self.to(memory_format=layout)  # type: ignore[call-overload]  # torch's signatures leave it out
 
-    def config(self) -> dict[str, Any]:
-        """Return the JSON-ready constructor arguments; ``MgNO(**model.config())`` has the same architecture."""
-        return self._config
+    @property
+    def condition(self) -> Conditioning | None:  # type: ignore[override]  # the name that saved weights do not have
+        """What makes maps of the parameters."""
+        return self.conditioning
 
     @property
     def size_step(self) -> int:
@@ -236,35 +216,6 @@ class MgNO(nn.Module):
     def takes_factor(self, factor: int) -> bool:
         """Return whether the same weights mean the same map on a grid so many times coarser than the native one."""
         return factor == 1 or (self.native_shape is not None and factor.bit_count() == 1)  # powers of two have one bit
-
-    def load_state_dict(  # PyTorch's signature
-        self,
-        state_dict: Mapping[str, Any],
-        strict: bool = True,  # noqa: FBT001
-        assign: bool = False,  # noqa: FBT001
-    ) -> Any:
-        """Load weights, as PyTorch does; what does not fit is one line.
-
-        Raises
-        ------
-        CheckpointError
-            If a weight has another shape than the model's, or, where ``strict``, a name is missing or unknown.
-        """
-        own = self.state_dict()
-        for name, weight in state_dict.items():
-            if name in own and tuple(weight.shape) != tuple(own[name].shape):
-                raise CheckpointError(
-                    f"The weights are of another MgNO: {name} has shape {tuple(weight.shape)} there and "
-                    f"{tuple(own[name].shape)} here."
-                )
-        strangers = sorted(set(own) ^ set(state_dict))
-        if strict and strangers:
-            where = "there" if strangers[0] in state_dict else "here"
-            raise CheckpointError(
-                f"The weights are of another MgNO: {len(state_dict)} tensors there and {len(own)} here; "
-                f"{strangers[0]} is only {where}."
-            )
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def is_equivariant(self, shape: Sequence[int]) -> bool:
         """Return whether shifts by ``2^(levels - 1)`` points along the periodic axes commute with the operator.
@@ -276,52 +227,33 @@ class MgNO(nn.Module):
         periodic = [n for n, closed in zip(shape, self.periodic, strict=True) if closed]
         return bool(periodic) and not self.coordinates and all(n % step == 0 for n in periodic)
 
-    def forward(self, u: Tensor, parameters: Tensor | None = None) -> Tensor:
-        """Map ``(batch, in_channels, *space)`` to ``(batch, out_channels, *space)``.
-
-        Parameters
-        ----------
-        u
-            Functions on the grid.
-        parameters
-            ``(batch, num_parameters)``; only for a model that was built with a number of them.
-
-        Raises
-        ------
-        ValueError
-            If the number of channels or axes is wrong, the grid is too small, or the parameters are not those that the
-            model was built for.
-        """
-        given = None if self.conditioning is not None else parameters
-        smallest = 2 if self.native_shape else 2 ** (self.levels - 1)
-        check_input(u, given, self.in_channels, self.num_axes, smallest=smallest)
+    def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
+        """Do what :meth:`forward` promises."""
         steps = 0 if self.native_shape is None else halvings(u.shape[2:], self.native_shape)
         if self.resampling == "network":
 
             def answers(samplings: Tensor) -> Tensor:
                 copies = samplings.shape[0] // max(u.shape[0], 1)
-                return self._network(samplings, None if parameters is None else parameters.repeat(copies, 1), 0)
+                return self._network(samplings, None if maps is None else maps.repeat(1, 1, copies, 1), 0)
 
             v = predicted_at_spacing(answers, u, self.W[0].padding, steps)  # type: ignore[arg-type]
         else:
-            v = self._network(u, parameters, steps)
+            v = self._network(u, maps, steps)
         if self.zero_mean:
             v = v - v.mean(tuple(range(2, v.ndim)), keepdim=True)
         if self.residual:
             v = v + u[:, : self.out_channels]
         return vanish_on_walls(v, self.kinds, self.centring) if self.hard_boundary else v
 
-    def _network(self, u: Tensor, parameters: Tensor | None, steps: int) -> Tensor:
+    def _network(self, u: Tensor, maps: Tensor | None, steps: int) -> Tensor:
         """Return the layers and the head, cycles on grids that are ``steps`` times coarser."""
-        maps: Sequence[Tensor | None] = [None] * len(self.W)
-        if self.conditioning is not None:
-            maps = list(self.conditioning(parameters, u.shape[0]))
         v = u = append_smooth_coordinates(u, self.centring, self.periodic) if self.coordinates else u
-        for i, around in enumerate(maps):
-            if self.checkpoint and torch.is_grad_enabled() and i < len(maps) - 1:
-                v = recompute(self._layer, i, v, u, around, steps, use_reentrant=False, preserve_rng_state=False)
+        last = len(self.W) - 1
+        for i in range(last + 1):
+            if self.checkpoint and torch.is_grad_enabled() and i < last:
+                v = recompute(self._layer, i, v, u, maps, steps, use_reentrant=False, preserve_rng_state=False)
             else:
-                v = self._layer(i, v, u, around, steps)
+                v = self._layer(i, v, u, maps, steps)
         return self.head(v)
 
     def _layer(self, index: int, u: Tensor, a: Tensor, maps: Tensor | None, steps: int) -> Tensor:
@@ -330,7 +262,7 @@ class MgNO(nn.Module):
         v = cycle + skip if cycle.requires_grad else cycle.add_(skip)
         if self.D is not None and index > 0:
             v = v + self.D[index - 1](a)
-        return F.gelu(v if maps is None else modulate(v, maps))
+        return F.gelu(conditioned(v, maps, index))
 
 
 class Pointwise(nn.Module):

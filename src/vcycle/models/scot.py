@@ -6,7 +6,7 @@ from typing import Unpack
 from torch import Tensor, nn
 
 from vcycle import _check
-from vcycle.layers.conditioning import Conditioning, modulate
+from vcycle.layers.conditioning import modulate
 from vcycle.layers.convolution import CONV, pointwise, unpatch
 from vcycle.layers.coordinates import append_smooth_coordinates, count_smooth_coordinates
 from vcycle.layers.depthwise import ConvNeXtBlock
@@ -200,7 +200,7 @@ class ScOT(GridModel):
             in_channels,
             out_channels,
             where,
-            sites=1,
+            sites=0,
             width=width,
             depth=depth,
             stages=_check.integer("stages", stages, 1),
@@ -227,8 +227,7 @@ class ScOT(GridModel):
         )
         self.recover = unpatch(width, out_channels, patch, d)
         self.smooth = LocalConv(out_channels, out_channels, 5, periodic)
-        if self.num_parameters:
-            self.condition = Conditioning(self.num_parameters, norms.channels, sites=1)
+        self.condition = self._conditioning(norms.channels, sites=1)  # every norm has channels of its own
 
     def operate(self, u: Tensor, maps: Tensor | None) -> Tensor:
         """Do what :meth:`forward` promises."""

@@ -30,7 +30,8 @@ class T1(GridModel):
     in_channels, out_channels
         Channels of the input and of the output functions.
     modes
-        Coefficients kept per axis, one number or one per axis; 24 in the paper's flows.
+        Coefficients kept per axis, one number or one per axis; 24 in the paper's flows. Around a periodic axis an odd
+        number holds whole waves; the last of an even number is a cosine without its sine.
     width
         Channels of the hidden coefficients.
     depth

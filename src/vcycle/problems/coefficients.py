@@ -130,7 +130,8 @@ def read_coefficient(coefficient: "Coefficient | str | Mapping[str, Any]") -> Co
         return COEFFICIENTS[_check.choice("coefficient", coefficient, COEFFICIENTS)]()
     if not isinstance(coefficient, Mapping):
         raise TypeError(f"`coefficient` must be a name, a description or a coefficient family. Got {coefficient!r}.")
-    family = COEFFICIENTS[_check.choice("coefficient", coefficient.get("name"), COEFFICIENTS)]
+    _check.keys("coefficient", coefficient, None, required=("name",))
+    family = COEFFICIENTS[_check.choice("coefficient", coefficient["name"], COEFFICIENTS)]
     parameters = {key: value for key, value in coefficient.items() if key != "name"}
     for key in parameters:
         _check.choice(f"coefficient parameter of {family.name}", key, family.__dataclass_fields__)

@@ -30,9 +30,13 @@ if TYPE_CHECKING:
     from vcycle.training import TrainedOperator
 
 WHERE_TO_GET = {
-    "neuraloperator": "; it is in the repository neuraloperator/neuraloperator, folder neuralop/data/datasets/data",
-    "zarr": "; make it with `vcycle generate`",
+    "neuraloperator": (
+        "darcy_*.pt",
+        "; it is in the repository neuraloperator/neuraloperator, folder neuralop/data/datasets/data",
+    ),
+    "zarr": ("*.zarr", "; make it with `vcycle generate`"),
 }
+"""By format: what such files are called, and what to say where one is missing."""
 
 
 class RecipeData(NamedTuple):
@@ -206,6 +210,10 @@ def train(
     arguments |= {"out": out, "resume": True, "validation": validation, "seed": seed, "progress": progress}
     if stages == 1:
         return fit(network, data, **arguments)
+    if seconds is None and arguments["epochs"] < stages:
+        raise ValueError(
+            f"`epochs` must be at least `stages`, which share them. Got {arguments['epochs']} and {stages}."
+        )
     arguments["epochs"] = max(1, arguments["epochs"] // stages)
     seeds = count(seed)
 
@@ -239,9 +247,8 @@ def read_data(path: str | Path, data_format: str | None = None, *, name: str = "
     if data_format is not None:
         _check.choice("format", data_format, FORMATS)
     if not Path(path).exists():
-        guesses = [key for key, known in FORMATS.items() if key == data_format or Path(path).suffix in known.suffixes]
-        where = WHERE_TO_GET.get(guesses[0], "") if guesses else ""
-        raise DataError(f"{path} does not exist{where}.")
+        hints = [hint for key, (names, hint) in WHERE_TO_GET.items() if key == data_format or Path(path).match(names)]
+        raise DataError(f"{path} does not exist{''.join(hints)}.")
     return FORMATS[data_format or detect_format(path, name=name)].read(path)
 
 

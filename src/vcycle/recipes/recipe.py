@@ -89,6 +89,9 @@ def read_mapping(path: str | Path, what: str, remedy: str) -> dict[str, Any]:
     from vcycle import _yaml
 
     path = Path(path)
+    if not path.is_file():
+        reason = "is a folder, not" if path.is_dir() else "does not exist: it must be"
+        raise DataError(f"{path} {reason} {what} in YAML. Give the path of such a file.")
     try:
         content = _yaml.read(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -112,14 +115,24 @@ def parse_recipe(content: Mapping[str, Any], *, folder: Path = Path()) -> Recipe
     checks = tuple(expect) if isinstance(expect, list) and expect else (expect,)
     for check in checks:
         _check.keys("expect", check, CHECK_KEYS, required=CHECK_KEYS)
+        _check.positive("expect.at_most", check["at_most"])
     check_model(content["model"])
     fit_arguments(content["fit"])
     check_length(content["fit"])
     check_data(content["data"])
+    names = set_names(content)
+    if not names:
+        raise ValueError("`evaluate` must name a test set, such as `test: test.npz`. Got none.")
     for check in checks:
-        _check.choice("expect.set", check["set"], set_names(content))
-    values = dict(content) | {"seeds": tuple(content.get("seeds", (0,))), "evaluate": dict(content.get("evaluate", {}))}
-    return Recipe(**values | {"expect": checks}, folder=folder)
+        _check.choice("expect.set", check["set"], names)
+    values = dict(content) | {"seeds": _seeds(content.get("seeds", [0])), "expect": checks}
+    return Recipe(**values, folder=folder)
+
+
+def _seeds(seeds: Any) -> tuple[int, ...]:
+    if not isinstance(seeds, (list, tuple)) or not seeds:
+        raise ValueError(f"`seeds` must be a list of integers, such as [0]. Got {seeds!r}.")
+    return tuple(_check.integer("seeds", seed, 0) for seed in seeds)
 
 
 def check_model(model: Any) -> None:
@@ -145,7 +158,9 @@ def check_data(data: Any) -> None:
         _check.keys("data", data, (*keys, "validation", "steps"), required=keys)
         _check.keys("data.problem", data["problem"], None, required=("name", "shape"))
         check_problem(data["problem"]["name"], without(data["problem"], "name", "shape"))
-        _check.call("data.generate", generate, data["generate"], but=("problem", "out", "progress"))
+        check_shape(data["problem"]["shape"])
+        ours = ("problem", "out", "progress")
+        _check.call("data.generate", generate, data["generate"], but=ours, required=("num_samples",))
         _check.call("data.split", Dataset.split, data["split"])
         if "validation" in data and "validation" in data["split"]:
             raise ValueError("`data` must say validation once. Got it in data and in data.split.")
@@ -153,6 +168,7 @@ def check_data(data: Any) -> None:
         of_file = ("train", "format")
         _check.keys("data", data, (*of_file, "validation", "steps"), required=of_file)
         _check.choice("data.format", data["format"], FORMATS)
+        _check.instance("data.train", data["train"], str, "the name of a file")
     if "validation" in data:
         _check.integer("data.validation", data["validation"], 1)
     if "steps" in data:
@@ -169,6 +185,12 @@ def check_problem(name: str, arguments: Mapping[str, Any]) -> None:
     _check.keys(f"problem {name}", arguments, [*known, *GRID_KEYS])
 
 
+def check_shape(shape: Any) -> None:
+    """Raise unless a shape is a list, whose entries the grid checks."""
+    if not isinstance(shape, (list, tuple)):
+        raise ValueError(f"`data.problem.shape` must be a list of points per axis, such as [32, 32]. Got {shape!r}.")
+
+
 def check_length(given: Mapping[str, Any]) -> None:
     """Raise unless a training says how long it is."""
     if not {"epochs", BUDGET} & set(given):
@@ -176,8 +198,12 @@ def check_length(given: Mapping[str, Any]) -> None:
 
 
 def set_names(content: Mapping[str, Any]) -> list[str]:
-    """Return the names of a recipe's test sets."""
-    return [*content.get("evaluate", {}), *(["test"] if "problem" in content["data"] else [])]
+    """Return the names of a recipe's test sets; which files they are in is checked."""
+    evaluate = content.get("evaluate", {})
+    _check.keys("evaluate", evaluate, None)
+    for name, file in evaluate.items():
+        _check.instance(f"evaluate.{name}", file, str, "the name of a file")
+    return [*evaluate, *(["test"] if "problem" in content["data"] else [])]
 
 
 def fit_arguments(given: Mapping[str, Any]) -> dict[str, Any]:

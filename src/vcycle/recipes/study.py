@@ -134,8 +134,8 @@ def parse_study(content: Mapping[str, Any], *, folder: Path = Path()) -> Study:
     """
     required = ("name", "about", "datasets", "models", "budget")
     _check.keys("study", content, (*required, "fit", "tune", "seeds", "more_seeds"), required=required)
+    _check_fit("fit", content.get("fit", {}))
     common = dict(content.get("fit", {}))
-    _check_fit("fit", common)
     given_datasets = _entries("datasets", content["datasets"])
     datasets = _by_name(_dataset(given, folder) for given in given_datasets)
     budgets = [

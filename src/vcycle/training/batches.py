@@ -108,6 +108,9 @@ class ShuffledBatches:
 class OrderedBatches:
     """Validation batches: slices in the order of the data, dealt out to the processes in turn.
 
+    Every process gets one at least, as they wait for each other: where batches are too few they are smaller, and where
+    samples are, every process gets them all, which leaves the mean as it is.
+
     Parameters
     ----------
     source
@@ -120,7 +123,9 @@ class OrderedBatches:
 
     def __init__(self, source: Source, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.source = source
-        self.rows = torch.arange(len(source)).split(batch_size)[rank::world_size]
+        rows = torch.arange(len(source))
+        share = max(1, min(batch_size, len(rows) // world_size))
+        self.rows = rows.split(batch_size) if len(rows) < world_size else rows.split(share)[rank::world_size]
 
     def __len__(self) -> int:
         return len(self.rows)

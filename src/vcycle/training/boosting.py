@@ -15,7 +15,7 @@ from vcycle.training.config import FitConfig
 from vcycle.training.fit import fit
 from vcycle.training.networks import BoostedNetwork
 from vcycle.training.operator import TrainedOperator
-from vcycle.training.resume import OPERATOR
+from vcycle.training.resume import OPERATOR, num_stages, require_same
 from vcycle.training.storage import is_operator
 from vcycle.training.task import walls
 
@@ -82,7 +82,7 @@ def boost(
     ------
     ValueError
         As :func:`vcycle.fit`; if ``config`` asks for steps of trajectories, which residuals do not have, with more than
-        one stage; if ``out`` holds the operator of another run.
+        one stage; if ``out`` holds the operator of another run, or one of another number of stages.
 
     Notes
     -----
@@ -98,7 +98,7 @@ def boost(
     if stages > 1:
         _check_one_step(train, settings, stages)
     if out is not None:
-        _check_folder(Path(out))
+        _check_folder(Path(out), stages)
     loss = fit_arguments.get("loss", "h1")
     if isinstance(loss, str):  # residuals do not know the problem and its walls
         kinds, zero = walls(train)
@@ -144,15 +144,17 @@ def _check_one_step(train: "Dataset", config: FitConfig, stages: int) -> None:
             )
 
 
-def _check_folder(folder: Path) -> None:
-    """Raise if the folder's operator was not boosted; one stage alone leaves a folder of its training too."""
+def _check_folder(folder: Path, stages: int) -> None:
+    """Raise if the folder's operator is not of so many stages; one alone leaves a folder of its training too."""
     place = folder / OPERATOR
-    if not is_operator(place) or (folder / STAGE.format(0)).exists():
+    if not is_operator(place):
         return
-    if "stages" not in TrainedOperator.load(place).training:
+    training = TrainedOperator.load(place).training
+    if "stages" not in training and not (folder / STAGE.format(0)).exists():
         raise ValueError(
             f"`out` must not hold the operator of another run. Got {str(folder)!r}; choose another folder."
         )
+    require_same({"stages": num_stages(training)}, {"stages": stages})
 
 
 def residuals(operator: TrainedOperator, data: "Dataset", *, feed: bool = True) -> "Dataset":

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from vcycle import _check
-from vcycle._files import write_json
+from vcycle._files import locked, write_json
 from vcycle.errors import CheckpointError
 from vcycle.training.config import FitConfig, decisive, plain
 from vcycle.training.fit import fit
-from vcycle.training.resume import check_folder, differences
+from vcycle.training.resume import check_folder, require_same
 
 if TYPE_CHECKING:
     from vcycle.data import Dataset
@@ -159,11 +159,12 @@ def budget_in(
     kept = _read(path)
     if kept is None:
         budget = measured_budget(model, train, cpu_seconds=cpu_seconds, validation=validation, seed=seed, **arguments)
-        write_json(path, asdict(budget) | {"asked": asked})
-        return budget
-    different = differences(kept.pop("asked", None), asked)
-    if different:
-        raise ValueError(f"`out` holds a run of other arguments: {different[0]}. Choose another folder.")
+        with locked(folder):
+            kept = _read(path)  # another process may have begun the run meanwhile
+            if kept is None:
+                kept = asdict(budget) | {"asked": asked}
+                write_json(path, kept)
+    require_same(kept.pop("asked", None), asked)
     return Budget(**kept)
 
 

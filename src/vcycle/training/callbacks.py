@@ -1,6 +1,7 @@
 """What happens around the training steps. Imported by :func:`vcycle.fit` only, as it imports Lightning."""
 
 import csv
+import io
 import math
 import time
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor, nn
 
@@ -125,6 +127,21 @@ class Log(Callback):
             )
         if self.csv_path is not None:
             write_history(self.csv_path, history)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """How Lightning writes a checkpoint: the one before stays until all of the new one is there.
+
+    Lightning's own way leads through the folder for temporary files, from which it copies onto the old one where that
+    is another file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; the strategy asks one process alone to do so."""
+        content = io.BytesIO()  # over a full disk torch.save would lose the error that says so
+        torch.save(checkpoint, content)
+        with whole(path) as partial:
+            partial.write_bytes(content.getbuffer())
 
 
 class SaveLast(Checkpoint):

@@ -1,12 +1,15 @@
 """Closures of coarse dynamics: networks that stand for what is not resolved, fitted beside the solver or inside it."""
 
 from collections.abc import Callable
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vcycle import _check
+from vcycle.data import Dataset
+from vcycle.grid import Grid
 from vcycle.problems.lorenz96 import integrate
+from vcycle.training.fit import fit
 
 Resolved = Callable[[Tensor], Tensor]
 
@@ -44,16 +47,27 @@ class ClosedDynamics(nn.Module):
         return integrate(self.tendency, x, self.dt, steps)
 
 
-def fit_offline(
-    model: ClosedDynamics,
-    states: Tensor,
-    targets: Tensor,
-    *,
-    steps: int,
-    batch: int = 64,
-    rate: float = 3e-3,
-    seed: int = 0,
-) -> list[float]:
+class Unrolled(nn.Module):
+    """A solver as a network: from the coarse state ``(batch, 1, variable)`` to the next ``(batch, step, variable)``.
+
+    Parameters
+    ----------
+    dynamics
+        What is stepped.
+    steps
+        Number of steps.
+    """
+
+    def __init__(self, dynamics: ClosedDynamics, steps: int) -> None:
+        super().__init__()
+        self.dynamics, self.steps = dynamics, _check.integer("steps", steps, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the states after each step, as channels."""
+        return self.dynamics(x[:, 0], self.steps)[:, 1:]
+
+
+def fit_offline(model: ClosedDynamics, states: Tensor, targets: Tensor, **training: Any) -> list[float]:
     """Fit the closure to what the unresolved part really was, never running the solver.
 
     Parameters
@@ -64,19 +78,13 @@ def fit_offline(
         Coarse states, ``(sample, variable)``.
     targets
         The unresolved part of their derivative, of the same shape.
-    steps
-        Number of optimiser steps, Adam with one cycle of its rate.
-    batch
-        Samples per step.
-    rate
-        Largest learning rate.
-    seed
-        Of the samples' order.
+    **training
+        Arguments of :func:`vcycle.fit`, which trains: ``epochs``, and what shall not be as usual.
 
     Returns
     -------
     list of float
-        Mean square error at every step.
+        Loss of every epoch, unless told otherwise the mean square error.
 
     Raises
     ------
@@ -84,16 +92,10 @@ def fit_offline(
         If there is no closure or the shapes differ.
     """
     _check.shape("targets", targets.shape, tuple(states.shape), "as `states`")
-
-    def loss(rows: Tensor) -> Tensor:
-        return (_closure(model)(states[rows][:, None])[:, 0] - targets[rows]).square().mean()
-
-    return _minimise(_closure(model), loss, len(states), steps, batch, rate, seed)
+    return _fit(_closure(model), states[:, None], targets[:, None], training)
 
 
-def fit_in_the_loop(
-    model: ClosedDynamics, windows: Tensor, *, steps: int, batch: int = 32, rate: float = 1e-3, seed: int = 0
-) -> list[float]:
+def fit_in_the_loop(model: ClosedDynamics, windows: Tensor, **training: Any) -> list[float]:
     """Fit the closure by what the solver with it makes of the coarse states: gradients pass through its steps.
 
     Parameters
@@ -102,13 +104,13 @@ def fit_in_the_loop(
         Its closure is trained in place.
     windows
         Coarse trajectories at the solver's steps, ``(sample, time, variable)``; the first state is the start.
-    steps, batch, rate, seed
+    **training
         As in :func:`fit_offline`.
 
     Returns
     -------
     list of float
-        Mean square error over the windows at every step.
+        Loss over the windows in every epoch, unless told otherwise the mean square error.
 
     Raises
     ------
@@ -119,12 +121,8 @@ def fit_in_the_loop(
         raise ValueError(
             f"`windows` must be (sample, time, variable) with two times or more. Got {tuple(windows.shape)}."
         )
-
-    def loss(rows: Tensor) -> Tensor:
-        path = model(windows[rows, 0], windows.shape[1] - 1)
-        return (path[:, 1:] - windows[rows, 1:]).square().mean()
-
-    return _minimise(_closure(model), loss, len(windows), steps, batch, rate, seed)
+    _closure(model)
+    return _fit(Unrolled(model, windows.shape[1] - 1), windows[:, :1], windows[:, 1:], training)
 
 
 def _closure(model: ClosedDynamics) -> nn.Module:
@@ -133,20 +131,16 @@ def _closure(model: ClosedDynamics) -> nn.Module:
     return model.closure
 
 
-def _minimise(
-    network: nn.Module, loss: Callable[[Tensor], Tensor], num: int, steps: int, batch: int, rate: float, seed: int
-) -> list[float]:
-    _check.integer("steps", steps, 1)
-    optimiser = torch.optim.Adam(network.parameters(), rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
-    generator = torch.Generator().manual_seed(seed)
-    history = []
-    for _ in range(steps):
-        optimiser.zero_grad()
-        value = loss(torch.randint(0, num, (batch,), generator=generator))
-        value.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        history.append(value.item())
-    return history
+def _mean_square(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction - target).square().mean()
+
+
+def _fit(network: nn.Module, inputs: Tensor, outputs: Tensor, training: dict[str, Any]) -> list[float]:
+    """Train a network in place, on functions around the ring of variables."""
+    ring = Grid((inputs.shape[-1],), centring="vertex", periodic=(True,))
+    data = Dataset.from_arrays(inputs, outputs, grid=ring, boundary="periodic")
+    as_they_are = {"input_normaliser": "none", "output_normaliser": "none"}  # which is how a solver takes states
+    usual: dict[str, Any] = {"loss": _mean_square, "config": as_they_are, "progress": False}
+    operator = fit(network, data, **usual | training)
+    network.load_state_dict(operator.network.state_dict())
+    return [row["loss"] for row in operator.history]

@@ -60,7 +60,8 @@ class FitConfig:
     sizes
         Points along the grid's first axis of the grids that batches are shown on, one drawn at random for each: means
         over cells, or every n-th vertex; the data's own size counts only if it is one of them. For models with
-        ``resolution_free``, and by powers of two for MgNO with ``native_shape`` that of the training grid.
+        ``resolution_free``, and by powers of two for MgNO with ``native_shape`` that of the training grid. A loss that
+        is a dataclass with the data's ``grid`` is taken with that of the batch.
     early_stopping
         Stop after this many epochs without a lower validation loss, and return the weights of the lowest. ``None``
         trains all epochs and returns the last weights. Needs validation data.

@@ -1,6 +1,7 @@
 """Lightning runs a task. Imported by :func:`vcycle.fit` only when it trains: Lightning costs seconds to import."""
 
 import logging
+import shutil
 import signal
 import threading
 import warnings
@@ -18,13 +19,13 @@ with warnings.catch_warnings():
     from lightning.pytorch.loggers import Logger, TensorBoardLogger
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-    from vcycle.training.callbacks import BestWeights, Log, Progress, SaveLast, WeightAverage
+    from vcycle.training.callbacks import BestWeights, Log, Progress, SaveLast, WeightAverage, WholeCheckpoints
     from vcycle.training.module import OperatorModule
 
-from vcycle._files import writing
+from vcycle._files import locked, writing
 from vcycle.training.memory import keep_freed_memory
 from vcycle.training.operator import TrainedOperator
-from vcycle.training.resume import HISTORY, LAST, OPERATOR, TENSORBOARD
+from vcycle.training.resume import HISTORY, LAST, OPERATOR, TENSORBOARD, prepare
 from vcycle.training.storage import one_line
 from vcycle.training.task import Task
 
@@ -63,7 +64,7 @@ def run_task(task: Task, *, folder: Path | None, progress: bool) -> TrainedOpera
     ValueError
         If Lightning cannot have the devices that are asked for.
     DataError
-        If the folder cannot be written.
+        If the folder cannot be written, or another process is training in it.
     """
     config = task.run.config
     keep_freed_memory()
@@ -73,9 +74,31 @@ def run_task(task: Task, *, folder: Path | None, progress: bool) -> TrainedOpera
     chosen: list[Callback] = [callback for callback in (best, average) if callback is not None]  # best sees the average
     with _undisturbed():
         trainer = _trainer(task, chosen + _callbacks(task, folder, progress=progress), folder)
-        checkpoint = folder / LAST if folder is not None and (folder / LAST).is_file() else None
-        with nullcontext() if folder is None else writing(folder):
-            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+        mine = folder if trainer.is_global_zero else None  # further processes of this run write nothing
+        with nullcontext() if mine is None else locked(mine):
+            finished = None if mine is None else _looked_again(mine, task)
+            if finished is not None:
+                return finished
+            checkpoint = folder / LAST if folder is not None and (folder / LAST).is_file() else None
+            with nullcontext() if folder is None else writing(folder):
+                trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+            operator = _operator(task, module, best, average)
+            if mine is not None:
+                operator.save(mine / OPERATOR)
+                (mine / LAST).unlink(missing_ok=True)
+    return operator
+
+
+def _looked_again(folder: Path, task: Task) -> TrainedOperator | None:
+    """Return the operator if another process has trained it meanwhile; remove what killed ones left half-written."""
+    for left in (path for name in (LAST, OPERATOR) for path in folder.glob(f".{name}.*.partial*")):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return prepare(folder, task.description, resume=True)
+
+
+def _operator(
+    task: Task, module: OperatorModule, best: BestWeights | None, average: WeightAverage | None
+) -> TrainedOperator:
     network = module.cpu().network
     if average is not None:
         average.swap(module)
@@ -86,10 +109,7 @@ def run_task(task: Task, *, folder: Path | None, progress: bool) -> TrainedOpera
     if best is not None:
         metrics["best_validation_loss"] = best.loss
     metrics |= {"epochs": last["epoch"], **module.spent()}
-    operator = task.operator(network, metrics=metrics, history=module.history)
-    if folder is not None and trainer.is_global_zero:
-        operator.save(folder / OPERATOR)
-    return operator
+    return task.operator(network, metrics=metrics, history=module.history)
 
 
 def _callbacks(task: Task, folder: Path | None, *, progress: bool) -> list[Callback]:
@@ -120,6 +140,7 @@ def _trainer(task: Task, callbacks: list[Callback], folder: Path | None) -> pl.T
             strategy=config.strategy,
             gradient_clip_val=config.gradient_clip,
             callbacks=callbacks,
+            plugins=[WholeCheckpoints()],
             logger=loggers,
             limit_val_batches=None if task.validation is not None else 0,
             num_sanity_val_steps=0,

@@ -2,7 +2,11 @@
 
 import io
 import json
+import logging
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -92,7 +96,7 @@ def export_operator(operator: TrainedOperator, path: str | Path, *, any_size: bo
     try:
         program = torch.export.export(PhysicalNetwork(operator), tuple(given.values()), dynamic_shapes=tuple(free))
         content = _onnx(program, list(given), record) if path.suffix == ".onnx" else _pt2(program, record)
-    except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
+    except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"`operator` must be one that torch.export can record. Got {reason}") from error
     with whole(path) as partial:
@@ -134,6 +138,21 @@ def _require_onnx() -> None:
 
 
 def _onnx(program: Any, names: list[str], record: str) -> bytes:
-    written: Any = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names)
+    with _quiet():
+        written: Any = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names)
     written.model.metadata_props[RECORD] = record
     return written.model_proto.SerializeToString()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what PyTorch's writer says of packages that we do not need and of its own calls."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of every operator of torchvision where that is not installed
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

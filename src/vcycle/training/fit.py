@@ -1,5 +1,6 @@
 """Train an operator: the checks and the plan. Lightning runs it."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,14 +61,14 @@ def fit(
     config
         Everything else: a :class:`FitConfig`, or its entries by name.
     out
-        Folder for ``history.csv``, TensorBoard's ``tensorboard/``, the checkpoint ``last.ckpt`` and finally the
-        operator in ``operator/``; ``None`` writes nothing. Only for models of ``vcycle.models.MODELS``: others cannot
-        be built again from a file.
+        Folder for ``history.csv``, TensorBoard's ``tensorboard/``, the checkpoint ``last.ckpt`` and finally, in its
+        place, the operator in ``operator/``; ``None`` writes nothing. Only for models of ``vcycle.models.MODELS``:
+        others cannot be built again from a file.
     resume
         Continue the run in ``out``, begun with the same arguments; begin it if nothing was saved yet; if it has
         finished, return its operator.
     progress
-        Show a bar on standard error.
+        Show a bar on standard error, or say there that the run has finished already.
 
     Returns
     -------
@@ -80,7 +81,7 @@ def fit(
         If an argument is out of range, the model does not fit the data or cannot be saved in ``out``, or ``out`` holds
         another run.
     DataError
-        If the data hold values that are not finite.
+        If the data hold values that are not finite, or ``out`` cannot be written or another process trains in it.
     CheckpointError
         If the checkpoint to resume from is corrupt.
     FloatingPointError
@@ -97,6 +98,8 @@ def fit(
     if folder is not None:
         finished = prepare(folder, task.description, resume=resume)
         if finished is not None:
+            if progress:
+                sys.stderr.write(f"{folder} is complete. Nothing to do.\n")
             return finished
 
     from vcycle.training.engine import run_task  # Lightning costs seconds to import

@@ -41,8 +41,7 @@ class OperatorModule(pl.LightningModule):
         self.parameter_normaliser = task.parameter_normaliser
         self.history: list[Row] = []
         self._batches: ShuffledBatches | None = None
-        self._losses: list[Tensor] = []
-        self._sizes: list[int] = []
+        self._training, self._validation = _Losses(), _Losses()
         self._rate = 0.0
         self._clock_at_zero = _clocks()
 
@@ -110,21 +109,17 @@ class OperatorModule(pl.LightningModule):
         step = partial(self, parameters=batch.parameters)
         moment = Moment(self.current_epoch, batch_index, int(self.trainer.num_training_batches))
         loss = self.task.strategies.loss(step, batch, self.task.loss, moment)
-        self._losses.append(loss.detach())  # read once per epoch: reading waits for the device
-        self._sizes.append(len(batch.inputs))
+        self._training.add(loss, len(batch.inputs))
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add a batch to the mean validation loss."""
         prediction = self(batch.inputs, batch.parameters)
-        self.log(
-            "validation_loss",
-            measured(self.task.loss, prediction, batch.outputs, batch.inputs),
-            on_epoch=True,
-            batch_size=len(batch.inputs),
-            sync_dist=True,
-            logger=False,
-        )
+        self._validation.add(measured(self.task.loss, prediction, batch.outputs, batch.inputs), len(batch.inputs))
+
+    def on_validation_epoch_end(self) -> None:
+        """Say the mean over all samples of all processes; Lightning's own rounds their number per process."""
+        self.log("validation_loss", self._validation.mean(self.trainer), logger=False)
 
     def finish_epoch(self) -> None:
         """Write the epoch down in ``history``; a loss that is not a number ends the run.
@@ -134,11 +129,7 @@ class OperatorModule(pl.LightningModule):
         FloatingPointError
             Naming the epoch and the remedy.
         """
-        losses = torch.stack(self._losses)
-        sizes = torch.tensor(self._sizes, dtype=losses.dtype, device=losses.device)
-        # all processes see as many samples
-        loss = float(self.trainer.strategy.reduce((losses * sizes).sum() / sizes.sum(), reduce_op="mean"))
-        self._losses, self._sizes = [], []
+        loss = float(self._training.mean(self.trainer))
         row: Row = {"epoch": self.current_epoch + 1, "loss": loss, "learning_rate": self._rate}
         if self.task.validation is not None:
             row["validation_loss"] = float(self.trainer.callback_metrics["validation_loss"])
@@ -170,6 +161,27 @@ class OperatorModule(pl.LightningModule):
         self.history = list(checkpoint["history"])
         for name, before in checkpoint.get("spent", {}).items():
             self._clock_at_zero[name] -= before
+
+
+class _Losses:
+    """The losses of an epoch's batches, with their numbers of samples."""
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._sizes: list[int] = []
+
+    def add(self, loss: Tensor, size: int) -> None:
+        """Note a batch; its loss is read once per epoch only, as reading waits for the device."""
+        self._losses.append(loss.detach())
+        self._sizes.append(size)
+
+    def mean(self, trainer: pl.Trainer) -> Tensor:
+        """Return the mean over the samples of all processes, and begin anew."""
+        losses = torch.stack(self._losses)
+        sizes = torch.tensor(self._sizes, dtype=losses.dtype, device=losses.device)
+        self._losses, self._sizes = [], []
+        total, count = trainer.strategy.reduce(torch.stack([(losses * sizes).sum(), sizes.sum()]), reduce_op="sum")
+        return total / count
 
 
 def _clocks() -> dict[str, float]:

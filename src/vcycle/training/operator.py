@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vcycle import __version__, _check
+from vcycle import __version__, _check, _progress
 from vcycle.boundary import Boundary
 from vcycle.errors import CheckpointError
 from vcycle.grid import Grid
@@ -235,7 +235,7 @@ class TrainedOperator:
         parts = []
         self.network.eval()
         with torch.no_grad():
-            for start in range(0, len(fields), batch_size):
+            for start in _progress.track(range(0, len(fields), batch_size), "predict", unit="batch"):
                 rows = slice(start, start + batch_size)
                 some = None if scalars is None else scalars[rows].to(weight.device)
                 step = partial(self._forward, parameters=some)
@@ -303,7 +303,8 @@ class TrainedOperator:
         try:
             operator = cls._rebuilt(description)
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder} does not describe an operator: {one_line(error)}.") from error
+            remedy = "Read it with the version of vcycle that wrote it, or train again."
+            raise CheckpointError(f"{folder} does not describe an operator: {one_line(error)}. {remedy}") from error
         fill(operator._parts(), tensors, folder)
         operator.network.eval()
         return operator

@@ -2,11 +2,14 @@
 
 import json
 import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vcycle._files import write_json
 from vcycle.errors import CheckpointError
 from vcycle.training.operator import TrainedOperator
 from vcycle.training.storage import is_operator, one_line
@@ -47,16 +50,55 @@ def prepare(folder: Path, description: dict[str, Any], *, resume: bool) -> Train
         raise ValueError(f"`out` must not hold a run already, or `resume` must be True. Got {str(folder)!r}.")
     operator = TrainedOperator.load(folder / OPERATOR) if finished else None
     kept = operator.training if operator is not None else read_checkpoint(checkpoint)["run"]
-    different = differences(kept, description)
+    require_same({"stages": num_stages(kept)}, {"stages": 1})
+    require_same(kept, description)
+    return operator
+
+
+def num_stages(training: Mapping[str, Any]) -> int:
+    """Return how many networks a run trained one after the other, see :func:`vcycle.training.boosting.boost`."""
+    return len(training.get("stages", (training,)))
+
+
+def require_same(kept: Any, wanted: Any) -> None:
+    """Raise a ``ValueError`` that names where the run in a folder differs from what was asked for."""
+    different = differences(kept, wanted)
     if different:
         raise ValueError(f"`out` holds a run of other arguments: {different[0]}. Choose another folder.")
-    return operator
 
 
 def check_folder(folder: str | Path) -> None:
     """Raise a ``ValueError`` unless a run may write to a folder: a file or a data set is not for that."""
     if str(folder) == "" or Path(folder).is_file() or (Path(folder) / "zarr.json").exists():
         raise ValueError(f"`out` must be a folder for a run, and no data set. Got {str(folder)!r}.")
+
+
+@contextmanager
+def recorded(folder: str | Path, record: Mapping[str, Any]) -> Iterator[None]:
+    """Have a run's record beside it from before it is trained, so that no kill leaves an operator without one.
+
+    What is there of another run stays until this one is known to be the same; a run that leaves nothing else leaves no
+    record.
+    """
+    folder = Path(folder)
+    check_folder(folder)
+    new, made = not _holds_run(folder), not folder.exists()
+    if new:
+        write_json(folder / RUN_FILE, record)
+    try:
+        yield
+    except BaseException:
+        if new and not _holds_run(folder):
+            (folder / RUN_FILE).unlink(missing_ok=True)
+            if made:
+                with suppress(OSError):  # logs may be there
+                    folder.rmdir()
+        raise
+    write_json(folder / RUN_FILE, record)
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / LAST).is_file() or is_operator(folder / OPERATOR)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

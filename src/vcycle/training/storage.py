@@ -16,6 +16,7 @@ from vcycle.errors import CheckpointError
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "operator.json"
 OWN_CHECKSUM = "description_sha256"
+REMEDY = "Restore the operator from a copy, or remove it and train again."
 
 
 def write_folder(path: Path, description: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -71,7 +72,7 @@ def fill(modules: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     own = modules.state_dict()
     different = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
     if different:
-        raise CheckpointError(f"{path} holds the weights of another model: {listed(different)} does not fit.")
+        raise CheckpointError(f"{path} holds the weights of another model: {listed(different)} does not fit. {REMEDY}")
     modules.load_state_dict(tensors)
 
 
@@ -94,15 +95,16 @@ def _put_in_place(partial: Path, path: Path) -> None:
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
-        raise CheckpointError(f"{folder} is not a saved operator: there is no {DESCRIPTION} in it.")
+        given = "Give the folder that `vcycle train` or TrainedOperator.save made."
+        raise CheckpointError(f"{folder} is not a saved operator: there is no {DESCRIPTION} in it. {given}")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} is corrupt: {one_line(error)}.") from error
+        raise CheckpointError(f"{path} is corrupt: {one_line(error)}. {REMEDY}") from error
     if not isinstance(description, dict):
-        raise CheckpointError(f"{path} is corrupt: it does not hold a description.")
+        raise CheckpointError(f"{path} is corrupt: it does not hold a description. {REMEDY}")
     if description.pop(OWN_CHECKSUM, None) != checksum(description):
-        raise CheckpointError(f"{path} was changed after it was written. Restore it from a copy, or train again.")
+        raise CheckpointError(f"{path} was changed after it was written. {REMEDY}")
     return description
 
 
@@ -117,14 +119,14 @@ def _read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
     from safetensors.torch import load as load_tensors
 
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing: the saved operator is incomplete.")
+        raise CheckpointError(f"{path} is missing: the saved operator is incomplete. {REMEDY}")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != expected:
-        raise CheckpointError(f"{path} is corrupt: it is not the file that {DESCRIPTION} was written with.")
+        raise CheckpointError(f"{path} is corrupt: it is not the file that {DESCRIPTION} was written with. {REMEDY}")
     try:
         return load_tensors(content)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is corrupt: {one_line(error)}.") from error
+        raise CheckpointError(f"{path} is corrupt: {one_line(error)}. {REMEDY}") from error
 
 
 def listed(entries: Sequence[Any], most: int = 5) -> str:

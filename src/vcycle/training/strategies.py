@@ -1,13 +1,13 @@
 """Ways to train for what comes after one step on one grid: noise, pushforward, rollouts that grow, several grids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 
 import torch
 from torch import Tensor
 
 from vcycle.grid import Grid
-from vcycle.objectives.losses import Loss, RelativeH1, measured
+from vcycle.objectives.losses import Loss, measured
 from vcycle.training.rollout import Step, next_inputs, unroll
 from vcycle.training.samples import Batch
 
@@ -95,7 +95,7 @@ class Strategies:
 
         A loss that takes the inputs is given what each step began with, without the noise.
         """
-        loss = self._on_grid_of(batch, loss)
+        loss = self.on_grid_of(batch, loss)
         given = batch.inputs
         inputs = given if self.noise is None else noisy(given, self.noise, self.num_states)
         targets = [batch.outputs] if batch.later is None else [batch.outputs, *batch.later.unbind(1)]
@@ -110,8 +110,9 @@ class Strategies:
                 given = next_inputs(given, state)
         return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
-    def _on_grid_of(self, batch: Batch, loss: Loss) -> Loss:
-        if not self.factors or self.grid is None or not isinstance(loss, RelativeH1):
+    def on_grid_of(self, batch: Batch, loss: Loss) -> Loss:
+        """Return the loss for the batch's grid: a dataclass with a ``grid`` changes it, others must not need one."""
+        if not self.factors or not is_dataclass(loss) or getattr(loss, "grid", None) != self.grid:
             return loss
         grids = {grid.shape: grid for grid in (coarse_grid(self.grid, factor) for factor in self.factors)}
         return replace(loss, grid=grids[tuple(batch.outputs.shape[2:])])

@@ -14,10 +14,10 @@ from vcycle import __version__, _check
 from vcycle.boundary import Boundary, Kind
 from vcycle.errors import DataError
 from vcycle.grid import Grid
-from vcycle.objectives.losses import Loss, data_loss
+from vcycle.objectives.losses import Loss, data_loss, measured
 from vcycle.problems.problem import FieldInfo, count_channels, zero_on_walls
 from vcycle.training.augment import Augmentation
-from vcycle.training.config import Run, decisive
+from vcycle.training.config import Run, decisive, plain
 from vcycle.training.networks import takes_factor
 from vcycle.training.normaliser import Normaliser
 from vcycle.training.operator import TrainedOperator
@@ -64,6 +64,7 @@ class Task:
         if isinstance(loss, str):
             kinds, zero = walls(train)
             loss = data_loss(loss, grid=grid, boundary=kinds, zero_on_walls=zero)
+        _check_loss(loss, data, strategies)
         inputs, outputs = data.distinct()
         return cls(
             deepcopy(model),
@@ -234,6 +235,20 @@ def _check_model(model: nn.Module, data: Source, strategies: Strategies) -> None
                 f"`model` cannot take inputs of shape (batch, {shape}): {one_line(error)[:200]}."
             ) from error
         _check.shape("model(inputs)", answer.shape, tuple(batch.outputs.shape), "that of the outputs")
+
+
+def _check_loss(loss: Loss, data: Source, strategies: Strategies) -> None:
+    """Raise unless the loss can be taken on every coarser grid that batches are shown on."""
+    sample = data.batch(torch.zeros(1, dtype=torch.long))
+    for factor in sorted(set(strategies.factors) - {1}):
+        batch = replace(strategies, factors=(factor,)).coarsened(sample, 0.0)
+        try:
+            measured(strategies.on_grid_of(batch, loss), torch.zeros_like(batch.outputs), batch.outputs, batch.inputs)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"`sizes` needs a loss for every grid: 'h1', 'l2' or a dataclass whose `grid` is that of the data. Got "
+                f"{plain(loss)}, which cannot be taken on {tuple(batch.outputs.shape[2:])}: {one_line(error)[:200]}."
+            ) from error
 
 
 def _augmentation(run: Run, train: "Dataset", boundary: Boundary) -> Augmentation:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vcycle import _check
+from vcycle import _check, _progress
 from vcycle.data.dataset import Dataset
 from vcycle.data.formats.common import (
     Field,
@@ -119,9 +119,9 @@ def write_pdebench(dataset: Dataset, path: str | Path) -> None:
             file["tensor"] = values[:, :, 0]
             _write_constants(file, dataset, axes | {"t": times})
             return
-        for number, sample in enumerate(values):
+        for number in _progress.track(range(len(values)), "write", unit="sample"):
             group = file.create_group(f"{number:04d}")
-            group["data"] = np.moveaxis(sample, 1, -1)
+            group["data"] = np.moveaxis(values[number], 1, -1)
             for name, coordinates in (axes | {"t": times}).items():
                 group[f"grid/{name}"] = coordinates
 
