@@ -349,6 +349,15 @@ def test_filters_choose_among_further_seeds_too_and_the_tables_show_all(write, s
     }
 
 
+def test_losses_of_different_meaning_make_no_curve(write, started, tmp_path):
+    entry = MGNO | {"fit": {"stages": 2}}
+    board = run_study(write(models=[entry], budget={"cpu_seconds": 1.0}), tmp_path / "out", progress=False)
+    history = board.boards[0].standings[0].runs[0]["history"]
+    watched = ["validation_loss" in row for row in history]
+    assert watched == [True] * (len(history) // 2) + [False] * (len(history) // 2)
+    assert len(history) >= 2
+
+
 def test_evolutions_are_rolled_out(write, started, tmp_path):
     data = {
         "problem": {"name": "heat", "shape": [8, 8], "times": [0.01, 0.02, 0.03]},

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 RECORD, TUNING, WEIGHTS, RUN = "record.json", "tuning.json", "weights.pt", "run"
 TIMED_SAMPLES, REPEATS = 16, 5
+LOSSES = ("loss", "validation_loss")
 MIB = 2**20
 
 
@@ -284,11 +285,14 @@ def read_kept(path: Path) -> dict[str, Any] | None:
 
 
 def _history(operator: "TrainedOperator") -> list[dict[str, float]]:
-    """Return the losses by epoch with the CPU seconds until then; all epochs do the same work."""
+    """Return the losses by epoch with the CPU seconds until then; all epochs do the same work.
+
+    Losses of later stages of boosting are left out: they are relative to what the stages before left over.
+    """
     rows, total = operator.history, float(operator.metrics["cpu_seconds"])
-    keys = ("epoch", "loss", "validation_loss")
     return [
-        {key: row[key] for key in keys if key in row} | {"cpu_seconds": total * number / len(rows)}
+        {key: row[key] for key in ("epoch", *(() if row.get("stage") else LOSSES)) if key in row}
+        | {"cpu_seconds": total * number / len(rows)}
         for number, row in enumerate(rows, start=1)
     ]
 
