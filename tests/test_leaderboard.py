@@ -1,6 +1,7 @@
 """Studies: what is run, what is not run twice, what fails alone, and what the tables say."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,8 +14,9 @@ import torch
 import yaml
 from torch import nn
 
-from vcycle._files import write_json
+from vcycle._files import locked, write_json
 from vcycle.cli import main
+from vcycle.errors import CheckpointError, DataError
 from vcycle.evaluation.benchmark import Row
 from vcycle.evaluation.leaderboard import Board, Leaderboard, Standing
 from vcycle.evaluation.leaderboard_page import write_page
@@ -33,6 +35,9 @@ def convolution(*, in_channels, out_channels, grid, width):
 
 def broken(*, in_channels, out_channels, grid):
     raise RuntimeError("This model\\ncannot be built.")
+
+def hungry(*, in_channels, out_channels, grid):
+    raise RuntimeError("not enough memory.")
 """
 MGNO = {"label": "MgNO", "model": {"name": "mgno", "levels": 2, "width": 4, "depth": 1}}
 OUTSIDE = {"label": "theirs", "model": {"import": "tiny_factory:convolution", "width": 4}}
@@ -79,7 +84,7 @@ def started(monkeypatch, tmp_path):
         ended = True
 
         def __init__(self, module, job, folder, *, imports):
-            self.status, self.reason = 0, ""
+            self.status, self.reason, self.may_pass = 0, "", False
             assert imports == tmp_path
             write_json(folder / "job.json", job)
             jobs.append("timing" if module == "timing" else "/".join(Path(job["folder"]).parts[-2:]))
@@ -91,12 +96,13 @@ def started(monkeypatch, tmp_path):
                     run_cell(Cell(**job))
             except (RuntimeError, ValueError, FloatingPointError) as error:
                 self.status, self.reason = 1, f"{type(error).__name__}: {error}"
+                self.may_pass = "memory" in self.reason
 
         def stop(self):
             pass
 
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(runner, "_Process", Inline)
+    monkeypatch.setattr(runner, "Process", Inline)
     yield jobs
     sys.modules.pop("tiny_factory", None)
 
@@ -205,6 +211,90 @@ def test_a_cell_that_fails_is_a_row(write, started, tmp_path):
     assert started.count("theirs/seed-0") == 1
 
 
+def test_files_are_looked_for_before_anything_is_trained(write, started, tmp_path, capsys):
+    later = {
+        "name": "later",
+        "data": {"train": "no.npz", "format": "npz", "validation": 1},
+        "evaluate": {"test": "a.npz"},
+    }
+    study = str(write(datasets=[STUDY["datasets"][0], later], models=[OUTSIDE]))
+    assert main(["benchmark", study, "--out", str(tmp_path / "out")]) == 2
+    assert "a.npz does not exist" in capsys.readouterr().err
+    assert started == []
+
+
+def test_tables_show_what_is_there_when_a_study_is_interrupted(write, started, tmp_path, monkeypatch):
+    def interrupted(cell):
+        if "theirs" in cell.folder:
+            raise KeyboardInterrupt
+        return run_cell(cell)
+
+    monkeypatch.setattr(sys.modules[__name__], "run_cell", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(write(), tmp_path / "out", progress=False)
+    (dataset,) = json.loads((tmp_path / "out" / "leaderboard.json").read_text())["datasets"]
+    assert [model["label"] for model in dataset["models"]] == ["MgNO"]
+
+
+def test_two_studies_in_one_folder_are_refused(write, started, tmp_path):
+    with locked(tmp_path / "out"), pytest.raises(DataError, match="is being written by another process"):
+        run_study(write(), tmp_path / "out", progress=False)
+    assert started == []
+
+
+@pytest.mark.parametrize("name", ["record.json", "failed.json"])
+def test_a_corrupt_record_is_named(name, write, started, tmp_path):
+    study, out = write(models=[OUTSIDE]), tmp_path / "out"
+    folder = out / "cells" / "darcy-8" / "theirs" / "seed-0"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("{")
+    with pytest.raises(CheckpointError, match=rf"{name} is corrupt\. Remove its folder to run the cell again\."):
+        run_study(study, out, progress=False)
+
+
+TRYING = """
+from vcycle.errors import DataError
+from vcycle.recipes.process import work_on
+
+def work(told):
+    if told["what"] == "disk":
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise DataError("It cannot\\nbe written.") from error
+    raise RuntimeError(told["what"])
+
+work_on(work)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "last"),
+    [
+        ("disk", 75, "DataError: It cannot be written."),
+        ("DefaultCPUAllocator: can't allocate memory: 8 bytes", 75, "RuntimeError: DefaultCPUAllocator"),
+        ("Sizes\ndiffer.", 1, "RuntimeError: Sizes differ."),
+    ],
+)
+def test_what_may_pass_is_told_from_what_would_fail_again(what, status, last):
+    ended = subprocess.run(
+        [sys.executable, "-c", TRYING], input=json.dumps({"what": what}), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == status
+    assert ended.stderr.rstrip("\n").splitlines()[-1].startswith(last)
+
+
+def test_a_cell_that_ran_out_of_memory_is_tried_again(write, started, tmp_path):
+    hungry = {"label": "hungry", "model": {"import": "tiny_factory:hungry"}}
+    study, out = write(models=[hungry, OUTSIDE]), tmp_path / "out"
+    lines = []
+    board = run_study(study, out, progress=False, say=lines.append)
+    assert lines[0].endswith("not finished: RuntimeError: not enough memory. The next run tries again.")
+    assert board.failures == ["hungry on darcy 8, seed 0: RuntimeError: not enough memory."]
+    run_study(study, out, progress=False)
+    assert started.count("hungry/seed-0") == 2
+
+
 def test_changed_cells_are_refused_until_redo(write, started, tmp_path):
     out = tmp_path / "out"
     run_study(write(models=[OUTSIDE]), out, progress=False)
@@ -259,6 +349,15 @@ def test_filters_choose_among_further_seeds_too_and_the_tables_show_all(write, s
     }
 
 
+def test_losses_of_different_meaning_make_no_curve(write, started, tmp_path):
+    entry = MGNO | {"fit": {"stages": 2}}
+    board = run_study(write(models=[entry], budget={"cpu_seconds": 1.0}), tmp_path / "out", progress=False)
+    history = board.boards[0].standings[0].runs[0]["history"]
+    watched = ["validation_loss" in row for row in history]
+    assert watched == [True] * (len(history) // 2) + [False] * (len(history) // 2)
+    assert len(history) >= 2
+
+
 def test_evolutions_are_rolled_out(write, started, tmp_path):
     data = {
         "problem": {"name": "heat", "shape": [8, 8], "times": [0.01, 0.02, 0.03]},
@@ -306,6 +405,12 @@ def test_a_data_set_has_its_own_budget_waits_to_be_asked_for_and_may_have_models
         ({"budget": {"cpu_seconds": -1}}, "`budget.cpu_seconds` must be positive and finite. Got -1."),
         ({"models": []}, "`models` must be a list of at least one entry. Got []."),
         ({"models": [MGNO, MGNO]}, "`models` must have labels of their own. Got 'MgNO' twice."),
+        (
+            {"models": [OUTSIDE | {"label": "A"}, OUTSIDE | {"label": "a!"}]},
+            "`models` must have labels whose folders differ. Got 'A' and 'a!'.",
+        ),
+        ({"fit": {"batch_size": 0}}, "`batch_size` must be at least 1. Got 0."),
+        ({"models": [MGNO | {"fit": {"optimizer": "sgd"}}]}, "`optimizer` must be one of"),
         ({"models": [{"label": "a", "model": {"name": "mgn"}}]}, "Got 'mgn'. Did you mean 'mgno'?"),
         ({"models": [{"label": "a", "model": {"import": "module"}}]}, "`model.import` must be module:factory. Got"),
         ({"fit": {"epochs": 3}}, "`fit` must leave out epochs: the study's budget says it. Got 3."),
@@ -380,6 +485,17 @@ def test_the_table_ranks_and_spreads():
     assert rows[3]["rel. L2"] == "0.1 %"
 
 
+def test_what_diverged_is_said_and_is_no_number_in_json():
+    tests = {"test": {"relative_l2": 0.1, "relative_h1": 0.2, "rollout_l2_full": math.inf}}
+    run = {"tests": tests, "train": None, "validation": None, "parameters": 1, "cpu_seconds": 1.0, "epochs": 2}
+    run |= {"inference_ms": 0.5, "peak_mib": 300.0}
+    board = Board("data", "", [Standing("model", [run])])
+    (row,) = board.rows()
+    assert row["rollout, rel. L2"] == "diverged"
+    described = Leaderboard("name", "", [board]).to_dict()
+    assert "null" in json.dumps(described, allow_nan=False)
+
+
 def test_the_page_escapes_and_names_everything(tmp_path):
     board = Board("data & more", "", [Standing("<model>", [], {0: "It broke."})])
     text = write_page(tmp_path / "page.html", Leaderboard("name", "about", [board], {"key": "value"})).read_text()
@@ -408,5 +524,5 @@ def test_processes_are_killed_and_resumed(write, tmp_path):
     assert (second / "run" / "budget.json").read_bytes() == budget
     models = {model["label"]: model for model in content["datasets"][0]["models"]}
     assert models["MgNO"]["runs"][0]["epochs"] == json.loads(budget)["epochs"]
-    assert models["broken"]["failures"] == {"0": "cannot be built."}
+    assert models["broken"]["failures"] == {"0": "RuntimeError: This model cannot be built."}
     assert models["theirs"]["inference_ms"] > 0

@@ -14,13 +14,12 @@ import jsonargparse
 
 from vcycle import __version__, _check
 from vcycle.commands import COMMANDS
-from vcycle.errors import CheckpointError, DataError, SolveError
+from vcycle.errors import CheckpointError, DataError, SolveError, lacks_memory
 
 WRONG_USE = 2
 INTERNAL = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells expect
 TERMINATED = 143  # 128 + SIGTERM
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
 RESUMABLE = ("demo", "generate", "train", "benchmark")
 
 
@@ -112,8 +111,8 @@ def _interrupted(name: str) -> str:
 
 
 def _unforeseen(name: str, error: Exception) -> tuple[str, int]:
-    """Return reason and status; want of memory, which PyTorch says with a ``RuntimeError``, is no fault of ours."""
-    if isinstance(error, MemoryError) or any(word in str(error) for word in NO_MEMORY):
+    """Return reason and status; want of memory is no fault of ours."""
+    if lacks_memory(error):
         return f"not enough memory. {_smaller(name)}", WRONG_USE
     return f"internal error, please report it ({type(error).__name__}: {error}); --debug shows where", INTERNAL
 

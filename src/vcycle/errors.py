@@ -15,3 +15,11 @@ class DataError(RuntimeError):
 
 class CheckpointError(RuntimeError):
     """A saved operator is missing, incomplete, corrupt or belongs to another model."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error is want of memory, which PyTorch says with a ``RuntimeError``."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")

@@ -50,14 +50,14 @@ class Standing:
         return [value for value in (_value(run, key) for run in self.runs) if value is not None]
 
     def mean(self, key: str) -> float:
-        """Return the mean over runs; infinite where there is none."""
+        """Return the mean over runs; infinite where there is none, or one is not a number."""
         values = self.values(key)
-        return statistics.fmean(values) if values else math.inf
+        return statistics.fmean(values) if values and all(map(math.isfinite, values)) else math.inf
 
     def spread(self, key: str) -> float | None:
         """Return the standard deviation over runs; ``None`` where there are fewer than two."""
         values = self.values(key)
-        return statistics.stdev(values) if len(values) > 1 else None
+        return statistics.stdev(values) if len(values) > 1 and math.isfinite(self.mean(key)) else None
 
 
 def _value(run: Mapping[str, Any], key: str) -> float | None:
@@ -120,8 +120,10 @@ def _cell(standing: Standing, key: str) -> str:
     if key == "runs":
         return str(len(standing.runs))
     mean, spread = standing.mean(key), standing.spread(key)
-    if math.isinf(mean):
+    if not standing.values(key):
         return "–"
+    if not math.isfinite(mean):
+        return "diverged"
     if key in ERRORS or key.startswith("rollout"):
         return _percent(mean) + ("" if spread is None else f" ± {100 * spread:.2g}")
     return f"{mean:,.0f}" if mean >= 100 else f"{mean:.3g}"
@@ -161,7 +163,11 @@ class Leaderboard:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description, with every record."""
+        """Return a JSON-ready description, with every record; what is not finite, as of what diverged, is null."""
+        described: dict[str, Any] = _finite(self._described())
+        return described
+
+    def _described(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "about": self.about,
@@ -187,6 +193,15 @@ class Leaderboard:
 
     def __str__(self) -> str:
         return self.to_markdown().rstrip()
+
+
+def _finite(content: Any) -> Any:
+    """Return what strict JSON can hold."""
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _described(standing: Standing) -> dict[str, Any]:

@@ -6,12 +6,10 @@
 import importlib
 import json
 import math
-import os
 import platform
 import resource
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from vcycle import __version__, _check
 from vcycle._files import write_json
+from vcycle.errors import CheckpointError
 from vcycle.recipes.building import RecipeData, channels_of, load_data, train
+from vcycle.recipes.process import work_on
 from vcycle.recipes.recipe import BUDGET, STAGES, Recipe, fit_arguments, tuples, without
 from vcycle.recipes.running import numbers
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 RECORD, TUNING, WEIGHTS, RUN = "record.json", "tuning.json", "weights.pt", "run"
 TIMED_SAMPLES, REPEATS = 16, 5
+LOSSES = ("loss", "validation_loss")
 MIB = 2**20
 
 
@@ -145,15 +146,12 @@ def _learning_rate(cell: Cell, data: RecipeData) -> tuple[float | None, float]:
     if not cell.rates:
         return None, 0.0
     if Path(cell.first) != Path(cell.folder):
-        path = Path(cell.first) / TUNING
-        chosen = json.loads(path.read_text(encoding="utf-8"))["chosen"] if path.exists() else None
+        chosen = (read_kept(Path(cell.first) / TUNING) or {}).get("chosen")
         if chosen is None:
             raise ValueError("Not run: the first seed, which chooses the learning rate of all, has failed.")
         return float(chosen), 0.0
     path = Path(cell.folder) / TUNING
-    tried: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        tried = json.loads(path.read_text(encoding="utf-8"))["tried"]
+    tried: dict[str, dict[str, Any]] = (read_kept(path) or {}).get("tried", {})
     for rate in cell.rates:
         if f"{rate:g}" not in tried:
             tried[f"{rate:g}"] = _tried(cell, data, rate)
@@ -267,12 +265,34 @@ def num_parameters(network: "nn.Module") -> int:
     return sum(p.numel() * (2 if p.is_complex() else 1) for p in network.parameters() if p.requires_grad)
 
 
+def read_kept(path: Path) -> dict[str, Any] | None:
+    """Return what a cell wrote down; ``None`` where there is nothing.
+
+    Raises
+    ------
+    CheckpointError
+        If it is corrupt.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is corrupt. Remove its folder to run the cell again.")
+    return content
+
+
 def _history(operator: "TrainedOperator") -> list[dict[str, float]]:
-    """Return the losses by epoch with the CPU seconds until then; all epochs do the same work."""
+    """Return the losses by epoch with the CPU seconds until then; all epochs do the same work.
+
+    Losses of later stages of boosting are left out: they are relative to what the stages before left over.
+    """
     rows, total = operator.history, float(operator.metrics["cpu_seconds"])
-    keys = ("epoch", "loss", "validation_loss")
     return [
-        {key: row[key] for key in keys if key in row} | {"cpu_seconds": total * number / len(rows)}
+        {key: row[key] for key in ("epoch", *(() if row.get("stage") else LOSSES)) if key in row}
+        | {"cpu_seconds": total * number / len(rows)}
         for number, row in enumerate(rows, start=1)
     ]
 
@@ -282,20 +302,5 @@ def _peak_mib() -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / MIB
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)  # otherwise a second process could begin the same cell while this one goes on
-
-
-def main() -> None:
-    """Run the cell that standard input describes, on one thread; end when the process that began it does."""
-    import torch
-
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    torch.set_num_threads(1)
-    run_cell(Cell(**json.loads(sys.stdin.read())))
-
-
 if __name__ == "__main__":
-    main()
+    work_on(lambda told: run_cell(Cell(**told)))

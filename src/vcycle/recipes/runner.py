@@ -1,33 +1,35 @@
 """Run a study: every model on every data set from every seed, each in a process of its own, and write the tables."""
 
 import json
-import os
-import re
+import math
 import shutil
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vcycle import _check
-from vcycle._files import whole, write_json
+from vcycle._files import locked, whole, write_json
 from vcycle.evaluation.benchmark import Row
 from vcycle.evaluation.leaderboard import Board, Leaderboard, Standing
 from vcycle.evaluation.leaderboard_page import write_page
 from vcycle.recipes.building import RecipeData, load_data
-from vcycle.recipes.cell import RECORD, Cell
+from vcycle.recipes.cell import RECORD, Cell, read_kept
+from vcycle.recipes.process import Process
 from vcycle.recipes.recipe import Recipe, Say
-from vcycle.recipes.study import Entry, Study, read_study
+from vcycle.recipes.study import Entry, Study, read_study, slug
 from vcycle.training.resume import check_folder, differences
 
-DESCRIPTION, JOB, FAILED, LOG, TIMES = "cell.json", "job.json", "failed.json", "stderr.txt", "times.json"
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+DESCRIPTION, FAILED, TIMES = "cell.json", "failed.json", "times.json"
 POLL = 0.1
 """Seconds between looks at the processes."""
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+TABLES_AGE = 60.0
+"""Seconds after which the tables are written again while cells run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +51,11 @@ class _Place:
 
     @property
     def record(self) -> dict[str, Any] | None:
-        return _read(self.folder / RECORD)
+        return read_kept(self.folder / RECORD)
 
     @property
     def failure(self) -> str | None:
-        content = _read(self.folder / FAILED)
+        content = read_kept(self.folder / FAILED)
         return None if content is None else content["reason"]
 
     @property
@@ -96,7 +98,7 @@ def run_study(
     data_dir
         Where data files lie, see :func:`vcycle.recipes.run_recipe`.
     progress
-        Show a bar while data are generated.
+        Show a bar over the cells, and one while data are generated.
     say
         Called with one line per cell.
 
@@ -108,7 +110,9 @@ def run_study(
     Raises
     ------
     DataError
-        If a data file is missing or unreadable.
+        If a data file is missing or unreadable, or another process runs a study in ``out``.
+    CheckpointError
+        If a cell's record is corrupt.
     ValueError
         If the study is wrong, or ``out`` holds cells of another one.
     """
@@ -123,28 +127,27 @@ def run_study(
         _check.choice("dataset", name, study.datasets)
     say = say or (lambda line: None)
     datasets = datasets or [name for name in study.datasets if name not in study.on_demand]
-    runner = _Runner(study, Path(out), data_dir, progress=progress)
+    runner = _Runner(study, Path(out), data_dir, progress=progress, say=say)
 
     def chosen(places: Sequence[_Place]) -> list[_Place]:
         return [p for p in places if (not only or p.entry.label in only) and p.dataset in datasets]
 
-    if not chosen(runner.places(study.seeds)):
+    first = chosen(runner.places(study.seeds))
+    if not first:
         raise ValueError(f"`only` and `dataset` must choose a cell. Got {', '.join(only)} on {', '.join(datasets)}.")
-    runner.run(chosen(runner.places(study.seeds)), jobs=jobs, redo=redo, say=say)
-    further = runner.further_places()
-    runner.run(chosen(further), jobs=jobs, redo=redo, say=say)
-    runner.time_together(runner.places(study.seeds), say=say)
-    board = runner.leaderboard([*runner.places(study.seeds), *further])
-    write_json(Path(out) / "leaderboard.json", board.to_dict())
-    with whole(Path(out) / "leaderboard.md") as partial:
-        partial.write_text(board.to_markdown(), encoding="utf-8")
-    write_page(Path(out) / "leaderboard.html", board)
+    with locked(out):
+        runner.run(first, jobs=jobs, redo=redo)
+        runner.run(chosen(runner.further_places()), jobs=jobs, redo=redo)
+        runner.time_together(runner.places(study.seeds))
+        board = runner.write()
+    if any(place.failure is not None for place in [*runner.places(study.seeds), *runner.further_places()]):
+        say("What failed is not run again, unless --redo is given.")
     return board
 
 
 class _Runner:
-    def __init__(self, study: Study, out: Path, data_dir: str | Path | None, *, progress: bool) -> None:
-        self.study, self.out, self.data_dir, self.progress = study, out, data_dir, progress
+    def __init__(self, study: Study, out: Path, data_dir: str | Path | None, *, progress: bool, say: Say) -> None:
+        self.study, self.out, self.data_dir, self.progress, self.say = study, out, data_dir, progress, say
         self.data: dict[str, RecipeData] = {}
         self.lost: dict[str, dict[int, str]] = {}
 
@@ -173,7 +176,8 @@ class _Runner:
             errors: dict[str, list[float]] = {}
             for place in cells:
                 if (record := place.record) is not None:
-                    errors.setdefault(place.entry.label, []).append(record["validation"]["relative_l2"])
+                    error = record["validation"]["relative_l2"]
+                    errors.setdefault(place.entry.label, []).append(math.inf if math.isnan(error) else error)
             leading = sorted(errors, key=lambda label: statistics.fmean(errors[label]))[: more.leading]
             found += [place for place in self.places(seeds) if place.dataset == name and place.entry.label in leading]
         return found
@@ -200,28 +204,54 @@ class _Runner:
         description |= {"data": recipe.data, "evaluate": recipe.evaluate}
         return _Place(name, entry, cell, json.loads(json.dumps(description)))
 
-    def run(self, places: Sequence[_Place], *, jobs: int, redo: bool, say: Say) -> None:
+    def run(self, places: Sequence[_Place], *, jobs: int, redo: bool) -> None:
         """Run what is not done, so many at a time."""
         waiting = self._prepared(places, redo=redo)
-        running: dict[_Process, _Place] = {}
-        try:
-            while waiting or running:
-                while len(running) < jobs and (place := _next(waiting)) is not None:
-                    waiting.remove(place)
-                    self._load(place.dataset)
-                    job = asdict(place.cell)
-                    running[_Process("cell", job, place.folder, imports=self.study.folder)] = place
-                if not running:
-                    self._give_up(waiting)
-                    return
-                ended = [process for process in running if process.ended]
-                for process in ended:
-                    say(self._result(running.pop(process), process))
-                if not ended:
-                    time.sleep(POLL)
-        finally:
-            for process in running:
-                process.stop()
+        if not waiting:
+            return
+        self._open_files({place.dataset for place in waiting})
+        running: dict[Process, _Place] = {}
+        written = time.monotonic()
+        with self._bar(len(places), len(places) - len(waiting)) as bar:
+            try:
+                while waiting or running:
+                    while len(running) < jobs and (place := _next(waiting)) is not None:
+                        waiting.remove(place)
+                        running[self._begun(place)] = place
+                        bar.set_postfix_str(", ".join(f"{p.entry.label} on {p.dataset}" for p in running.values()))
+                    if not running:
+                        self._give_up(waiting)
+                        return
+                    ended = [process for process in running if process.ended]
+                    for process in ended:
+                        line = self._result(running.pop(process), process)
+                        with bar.external_write_mode():
+                            self.say(line)
+                        bar.update()
+                    if ended and time.monotonic() - written > TABLES_AGE:
+                        self.write()
+                        written = time.monotonic()
+                    elif not ended:
+                        time.sleep(POLL)
+            finally:
+                for process in running:
+                    process.stop()
+                self.write()  # also of what an interruption or a full disk has cut short
+
+    def _open_files(self, names: Collection[str]) -> None:
+        """Open the data sets that are not generated: a file that is missing is missed now, not when its turn comes."""
+        for name, recipe in self.study.datasets.items():
+            if name in names and "problem" not in recipe.data:
+                self._load(name)
+
+    def _begun(self, place: _Place) -> Process:
+        self._load(place.dataset)
+        return Process("cell", asdict(place.cell), place.folder, imports=self.study.folder)
+
+    def _bar(self, total: int, done: int) -> "tqdm[NoReturn]":
+        from tqdm import tqdm
+
+        return tqdm(desc="study", total=total, initial=done, unit="cell", disable=not self.progress)
 
     def _give_up(self, places: Sequence[_Place]) -> None:
         """Say of cells that nothing can start them: their first seed was killed before it chose a learning rate."""
@@ -233,7 +263,7 @@ class _Runner:
         """Return the cells that are not done, their descriptions written; nothing is written if one was changed."""
         changed = {}
         for place in places:
-            kept = _read(place.folder / DESCRIPTION)
+            kept = read_kept(place.folder / DESCRIPTION)
             different = [] if kept is None else differences(kept, place.description)
             if different:
                 changed[place] = different[0]
@@ -258,20 +288,20 @@ class _Runner:
             self.data[name] = load_data(recipe, data_dir=self.data_dir, cache=self.out / "data", progress=self.progress)
         return self.data[name]
 
-    def _result(self, place: _Place, process: "_Process") -> str:
+    def _result(self, place: _Place, process: Process) -> str:
         """Write down why a process failed, and return a line about what it did."""
         record = place.record
         if process.status == 0 and record is not None:
             error = next(iter(record["tests"].values()))["relative_l2"]
-            return f"{place.words}: {error:.2%} after {record['cpu_seconds']:.0f} CPU-seconds"
+            return f"{place.words}: {error:.2%} after {record['cpu_seconds']:.3g} CPU-seconds"
         reason = " ".join(process.reason.split())
-        if process.status > 0:
-            write_json(place.folder / FAILED, {"reason": reason})
-        else:  # somebody killed it, or memory ran out: the next run tries again
+        if process.may_pass:
             self.lost.setdefault(str(place.folder), {})[place.cell.seed] = reason
+            return f"{place.words}: not finished: {reason} The next run tries again."
+        write_json(place.folder / FAILED, {"reason": reason})
         return f"{place.words}: failed: {reason}"
 
-    def time_together(self, places: Sequence[_Place], *, say: Say) -> None:
+    def time_together(self, places: Sequence[_Place]) -> None:
         """Time the inference of all models of a data set in turn, if a model is new there."""
         for name in self.study.datasets:
             finished: dict[str, _Place] = {}
@@ -284,16 +314,26 @@ class _Runner:
             folder = self.out / "timing" / slug(name)
             cells = {label: asdict(place.cell) for label, place in finished.items()}
             job = {"cells": cells, "of": of, "out": str(folder / TIMES)}
-            process = _Process("timing", job, folder, imports=self.study.folder)
+            self.say(f"{name}: timing {len(cells)} models and the classical ways in turn")
+            process = Process("timing", job, folder, imports=self.study.folder)
             try:
                 if process.status != 0:
-                    say(f"{name}: inference not timed in turn: {process.reason}")
+                    self.say(f"{name}: not timed in turn: {process.reason}")
             finally:
                 process.stop()
 
     def timing(self, name: str) -> dict[str, Any] | None:
         """Return what was measured of all models of a data set together."""
-        return _read(self.out / "timing" / slug(name) / TIMES)
+        return read_kept(self.out / "timing" / slug(name) / TIMES)
+
+    def write(self) -> Leaderboard:
+        """Write the tables of all cells that have come to an end."""
+        board = self.leaderboard([*self.places(self.study.seeds), *self.further_places()])
+        write_json(self.out / "leaderboard.json", board.to_dict())
+        with whole(self.out / "leaderboard.md") as partial:
+            partial.write_text(board.to_markdown(), encoding="utf-8")
+        write_page(self.out / "leaderboard.html", board)
+        return board
 
     def leaderboard(self, places: Sequence[_Place]) -> Leaderboard:
         """Return the tables of all cells that have come to an end."""
@@ -307,6 +347,9 @@ class _Runner:
         if study.rates:
             rates = ", ".join(f"{rate:g}" for rate in study.rates)
             settings["learning rate"] = f"chosen from {rates} on validation data, {study.share:.0%} of the budget each"
+        settings["seeds"] = ", ".join(map(str, study.seeds))
+        records = [record for place in places if (record := place.record) is not None]
+        settings |= {key: ", ".join(sorted({record[key] for record in records})) for key in ("version", "machine")}
         return Leaderboard(study.name, study.about, boards, settings)
 
     def _standing(
@@ -318,50 +361,6 @@ class _Runner:
         for place in own:
             failures |= self.lost.get(str(place.folder), {})
         return Standing(entry.label, runs, failures, timing["ms"].get(entry.label)) if runs or failures else None
-
-
-class _Process:
-    """A process that does one job: a module of ours that reads JSON from standard input."""
-
-    def __init__(self, module: str, job: Mapping[str, Any], folder: Path, *, imports: Path) -> None:
-        environment = os.environ | dict.fromkeys(THREADS, "1")
-        environment["PYTHONPATH"] = os.pathsep.join([str(imports.resolve()), *filter(None, sys.path)])
-        write_json(folder / JOB, job)
-        self.log = folder / LOG
-        with (folder / JOB).open(encoding="utf-8") as told, self.log.open("w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", f"vcycle.recipes.{module}"],
-                stdin=told,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                env=environment,
-            )
-
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    @property
-    def status(self) -> int:
-        return self.process.wait()
-
-    @property
-    def reason(self) -> str:
-        """The last line of what the process said, which is its error."""
-        if self.status < 0:
-            return f"ended by signal {-self.status}"
-        lines = [line.strip() for line in self.log.read_text(encoding="utf-8").splitlines() if line.strip()]
-        last = lines[-1] if lines else f"exit status {self.status}"
-        return re.sub(r"^(\w+\.)+(?=\w+Error)", "", last)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait()
-
-
-def slug(text: str) -> str:
-    """Return a label as the name of a folder."""
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "unnamed"
 
 
 def _budgets(study: Study) -> str:
@@ -379,7 +378,3 @@ def _next(waiting: Sequence[_Place]) -> _Place | None:
 def _plain(recipe: Recipe) -> dict[str, Any]:
     entries = {name: getattr(recipe, name) for name in Recipe.__dataclass_fields__}
     return entries | {"folder": str(recipe.folder.resolve()), "seeds": [], "expect": []}
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,6 +1,7 @@
 """The format of a study: which models are trained on which data, for how long, and how often."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from vcycle import _check
 from vcycle.recipes.recipe import (
     BUDGET,
+    STAGES,
     Recipe,
     check_data,
     check_model,
@@ -137,16 +139,15 @@ def parse_study(content: Mapping[str, Any], *, folder: Path = Path()) -> Study:
     _check_fit("fit", content.get("fit", {}))
     common = dict(content.get("fit", {}))
     given_datasets = _entries("datasets", content["datasets"])
-    datasets = _by_name(_dataset(given, folder) for given in given_datasets)
+    recipes = [_dataset(given, folder) for given in given_datasets]
+    _different("datasets", "names", [recipe.name for recipe in recipes])
+    datasets = {recipe.name: recipe for recipe in recipes}
     budgets = [
         content["budget"] if isinstance(given, str) else given.get("budget", content["budget"])
         for given in given_datasets
     ]
     models = tuple(_entry(given, datasets) for given in _entries("models", content["models"]))
-    labels = [entry.label for entry in models]
-    repeated = [label for label in labels if labels.count(label) > 1]
-    if repeated:
-        raise ValueError(f"`models` must have labels of their own. Got {repeated[0]!r} twice.")
+    _different("models", "labels", [entry.label for entry in models])
     rates, share = _tuning(content.get("tune"))
     unwatched = [name for name, recipe in datasets.items() if not _has_validation(recipe.data)]
     if unwatched and (rates or "more_seeds" in content):
@@ -203,13 +204,20 @@ def _on_demand(given: Any) -> bool:
     return asked
 
 
-def _by_name(recipes: Any) -> dict[str, Recipe]:
-    named: dict[str, Recipe] = {}
-    for recipe in recipes:
-        if recipe.name in named:
-            raise ValueError(f"`datasets` must have names of their own. Got {recipe.name!r} twice.")
-        named[recipe.name] = recipe
-    return named
+def slug(text: str) -> str:
+    """Return a label as the name of a folder."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "unnamed"
+
+
+def _different(name: str, what: str, texts: Sequence[str]) -> None:
+    """Raise unless texts, and the folders that are named after them, differ."""
+    seen: dict[str, str] = {}
+    for text in texts:
+        other = seen.setdefault(slug(text).lower(), text)  # some file systems do not tell case
+        if text == other and texts.count(text) > 1:
+            raise ValueError(f"`{name}` must have {what} of their own. Got {text!r} twice.")
+        if text != other:
+            raise ValueError(f"`{name}` must have {what} whose folders differ. Got {other!r} and {text!r}.")
 
 
 def _has_validation(data: Mapping[str, Any]) -> bool:
@@ -236,11 +244,15 @@ def _entry(given: Any, datasets: Mapping[str, Recipe]) -> Entry:
 
 
 def _check_fit(name: str, given: Any) -> None:
+    from vcycle.training.config import FitConfig, Run
+
     _check.keys(name, given, None)
     for key in ("epochs", BUDGET):
         if key in given:
             raise ValueError(f"`{name}` must leave out {key}: the study's budget says it. Got {given[key]}.")
-    fit_arguments(given)
+    usual = {"epochs": 1, "seed": 0, "loss": "h1", "batch_size": 1, "learning_rate": 1.0}
+    arguments: dict[str, Any] = usual | without(fit_arguments(given), STAGES)
+    Run(**arguments | {"config": FitConfig.of(arguments["config"])})  # says what is wrong before anything runs
 
 
 def _tuning(given: Any) -> tuple[tuple[float, ...], float]:

@@ -4,8 +4,6 @@
 :class:`~vcycle.recipes.cell.Cell`, and ``out``, the file to write.
 """
 
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vcycle._files import write_json
 from vcycle.recipes.building import RecipeData
 from vcycle.recipes.cell import RUN, WEIGHTS, Cell, build_outside, inference_ms
+from vcycle.recipes.process import work_on
 
 if TYPE_CHECKING:
     from vcycle.data import Dataset
@@ -82,15 +81,11 @@ def restored(cell: Cell, data: RecipeData) -> "TrainedOperator":
     return operator
 
 
-def main() -> None:
-    """Measure what standard input describes, on one thread."""
-    import torch
-
-    torch.set_num_threads(1)
-    asked = json.loads(sys.stdin.read())
+def write_times(asked: Mapping[str, Any]) -> None:
+    """Measure finished cells together, and write down what was found, and of which trainings."""
     cells = {label: Cell(**cell) for label, cell in asked["cells"].items()}
     write_json(asked["out"], {"of": asked["of"], **measure_together(cells)})
 
 
 if __name__ == "__main__":
-    main()
+    work_on(write_times)
