@@ -571,6 +571,21 @@ def heat(size=16, times=(0.01, 0.02, 0.05), **settings):
     return Heat(grid, times=times, **settings)
 
 
+def test_bytes_do_not_depend_on_workers_where_every_thread_may_use_all_cores(tmp_path):
+    code = """
+        import sys
+        import vcycle as vc
+
+        problem = vc.problems.Heat(vc.Grid((16, 16), 1.0, "vertex", periodic=True), times=(0.01, 0.02))
+        for workers in (1, 3):
+            out = f"{sys.argv[1]}/{workers}.zarr"
+            vc.generate(problem, num_samples=7, chunk_size=3, workers=workers, out=out, progress=False)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    subprocess.run(words, check=True, env=os.environ | {"OMP_NUM_THREADS": "2"})
+    assert content(tmp_path / "1.zarr") == content(tmp_path / "3.zarr")
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_trajectories_are_stored_with_their_times(tmp_path, dtype):
     import xarray

@@ -42,8 +42,13 @@ def on_threads(make: Make, chunks: list[int], done: Done, *, workers: int) -> No
             for chunk in chunks:
                 done(chunk, make(chunk))
             return
+
+        def alone(chunk: int) -> Any:
+            with one_torch_thread():
+                return make(chunk)
+
         with ThreadPoolExecutor(workers, thread_name_prefix="vcycle-generate") as pool:
-            drive(lambda chunk: pool.submit(make, chunk), chunks, done, width=lambda: workers)
+            drive(lambda chunk: pool.submit(alone, chunk), chunks, done, width=lambda: workers)
 
 
 def drive(submit: Submit, chunks: Iterable[int], done: Done, *, width: Callable[[], int]) -> None:
@@ -89,8 +94,8 @@ def one_torch_thread() -> Iterator[None]:
     with _torch_threads:
         if _inside == 0:
             _before = torch.get_num_threads()
-            torch.set_num_threads(1)
         _inside += 1
+        torch.set_num_threads(1)  # in every thread: Fourier transforms would use their own number in a new one
     try:
         yield
     finally:
