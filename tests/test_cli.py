@@ -475,9 +475,18 @@ def test_wrong_training_is_one_line(workplace, capsys, tmp_path):
         ("--epochs", "0"): "`epochs` must be at least 1. Got 0.",
         ("--out", data): "`out` must be a folder for a run, and no data set.",
         ("--fit-args", "learning_rate=nan"): "`learning_rate` must be positive and finite. Got nan.",
+        ("--model", "fno", "--model-args", "modes=17"): "`modes` must be at most the points of each axis, (8, 8).",
     }.items():
         fails(capsys, ["train", data, "--out", out, *extra], message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_can_be_watched_without_any_kept_for_the_test(workplace, capsys, tmp_path):
+    small = ["--epochs", "1", "--model-args", "levels=2", "width=4", "depth=1"]
+    words = ["train", str(workplace / "darcy.zarr"), "--out", str(tmp_path / "run"), "--validation", "3", *small]
+    assert main(words) == 0
+    assert "trained on 9 samples" in capsys.readouterr().out
+    assert "validation_loss" in (tmp_path / "run" / "history.csv").read_text()
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E5", ".5e3", "-2e+1", "inf", "nan", "-inf", "0.25", "1.e2"])

@@ -293,10 +293,11 @@ def _parts(dataset: "Dataset", asked: _Training) -> "tuple[Dataset, Dataset | No
     if asked.test + asked.validation >= len(dataset):
         given = f"{asked.test} and {asked.validation} of {len(dataset)}"
         raise ValueError(f"`test` and `validation` must leave samples to train on. Got {given}.")
-    if asked.test == asked.validation == 0:
-        return dataset, None
-    parts = dataset.split(test=asked.test, validation=asked.validation, seed=asked.seed)
-    return (parts[0], parts[1]) if asked.validation else (parts[0], None)
+    if asked.test == 0:  # what is watched is what a split would keep for the test
+        parts = dataset.split(test=asked.validation, seed=asked.seed) if asked.validation else (dataset, None)
+    else:
+        parts = dataset.split(test=asked.test, validation=asked.validation, seed=asked.seed)
+    return parts[0], parts[1] if asked.validation else None
 
 
 def _recipe_text(result: Mapping[str, Any], out: str) -> str:

@@ -120,6 +120,8 @@ def build_model(name: str, data: "Dataset", arguments: Mapping[str, Any], *, see
     _check.choice("model", name, MODELS)
     start, arguments = arguments.get("start"), without(arguments, "start")
     _check.call(f"model {name}", MODELS[name], arguments)
+    if "modes" in arguments:
+        _check_modes(arguments["modes"], data.grid.shape)
     wanted = inspect.signature(MODELS[name]).parameters
     settings: dict[str, Any] = channels_of(data)
     settings |= {"num_axes": data.grid.num_axes, "boundary": data.boundary, "centring": data.grid.centring}
@@ -131,6 +133,13 @@ def build_model(name: str, data: "Dataset", arguments: Mapping[str, Any], *, see
         torch.manual_seed(seed)
         network = MODELS[name](**chosen)
     return network if start is None else _started(network, start, data, seed=seed)
+
+
+def _check_modes(modes: Any, shape: tuple[int, ...]) -> None:
+    """Raise if an axis has more modes than points: no data could train their weights, which take memory and time."""
+    for kept, points in zip(_check.per_axis("modes", tuples(modes), len(shape)), shape, strict=True):
+        if isinstance(kept, int) and kept > points:
+            raise ValueError(f"`modes` must be at most the points of each axis, {shape}. Got {modes}.")
 
 
 def channels_of(data: "Dataset") -> dict[str, int]:
