@@ -7,6 +7,7 @@ from torch import nn
 from helpers import assert_close, assert_order
 from vcycle.models import FNO
 from vcycle.problems.lorenz96 import Lorenz96, integrate
+from vcycle.training import FitConfig
 from vcycle.training.closure import ClosedDynamics, fit_in_the_loop, fit_offline
 
 SMALL = Lorenz96(num_slow=5, num_fast=3)
@@ -163,6 +164,17 @@ def test_both_fits_find_a_closure_that_is_there():
         history = fit(model, *data, epochs=200, batch_size=40, learning_rate=0.1)
         assert history[-1] < 1e-3 * history[0]
         assert_close(model.closure.value.detach(), torch.linspace(-2, 2, 5), rtol=0.03)
+
+
+@pytest.mark.parametrize("as_config", [dict, lambda entries: FitConfig(**entries)])
+def test_settings_of_the_training_leave_states_as_the_solver_has_them(as_config):
+    """States around 3 and not of variance one: normalised ones would give another closure."""
+    truth, x = Known(torch.linspace(-2, 2, 5)), 3 + 2 * random(40, 5)
+    with torch.no_grad():
+        targets = truth(x[:, None])[:, 0]
+    model, config = ClosedDynamics(SMALL.resolved, Known(torch.zeros(5)), 0.01), as_config({"gradient_clip": 10.0})
+    fit_offline(model, x, targets, epochs=200, batch_size=40, learning_rate=0.1, config=config)
+    assert_close(model.closure.value.detach(), torch.linspace(-2, 2, 5), rtol=0.03)
 
 
 @pytest.mark.full

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from vcycle.evaluation.leaderboard import Board, Leaderboard, Standing
 from vcycle.evaluation.leaderboard_page import write_page
 from vcycle.recipes import parse_study, read_study, runner
 from vcycle.recipes.cell import Cell, run_cell
+from vcycle.recipes.process import Process
 from vcycle.recipes.runner import run_study
 from vcycle.recipes.timing import measure_together
 
@@ -253,6 +255,7 @@ def test_a_corrupt_record_is_named(name, write, started, tmp_path):
 
 
 TRYING = """
+from vcycle._files import locked
 from vcycle.errors import DataError
 from vcycle.recipes.process import work_on
 
@@ -262,6 +265,9 @@ def work(told):
             raise OSError(28, "No space left on device")
         except OSError as error:
             raise DataError("It cannot\\nbe written.") from error
+    if told["what"] == "lock":
+        with locked(told["folder"]), locked(told["folder"]):
+            pass
     raise RuntimeError(told["what"])
 
 work_on(work)
@@ -272,16 +278,51 @@ work_on(work)
     ("what", "status", "last"),
     [
         ("disk", 75, "DataError: It cannot be written."),
+        ("lock", 75, "DataError: "),
         ("DefaultCPUAllocator: can't allocate memory: 8 bytes", 75, "RuntimeError: DefaultCPUAllocator"),
         ("Sizes\ndiffer.", 1, "RuntimeError: Sizes differ."),
     ],
 )
-def test_what_may_pass_is_told_from_what_would_fail_again(what, status, last):
+def test_what_may_pass_is_told_from_what_would_fail_again(what, status, last, tmp_path):
+    job = {"what": what, "folder": str(tmp_path / "run")}
     ended = subprocess.run(
-        [sys.executable, "-c", TRYING], input=json.dumps({"what": what}), capture_output=True, text=True, check=False
+        [sys.executable, "-c", TRYING], input=json.dumps(job), capture_output=True, text=True, check=False
     )
     assert ended.returncode == status
     assert ended.stderr.rstrip("\n").splitlines()[-1].startswith(last)
+
+
+def test_a_job_ends_if_whoever_began_it_was_killed_before_it_could_look(tmp_path):
+    begun = Process("cell", {}, tmp_path, imports=tmp_path)
+    assert begun.process.args[-1] == str(os.getpid())
+    assert begun.reason.startswith("TypeError: Cell.__init__() missing")
+    script = "import time; from vcycle.recipes.process import work_on; work_on(lambda told: time.sleep(60))"
+    orphan = [sys.executable, "-c", script, str(begun.process.pid)]  # that process has ended
+    assert subprocess.run(orphan, input="{}", text=True, timeout=50, check=False).returncode == 1
+
+
+def test_what_a_process_said_may_be_in_any_encoding(tmp_path):
+    begun = Process("cell", {}, tmp_path, imports=tmp_path)
+    assert begun.status == 1
+    begun.log.write_bytes(b"numpy.linalg.LinAlgError: caf\xe9\n")
+    assert begun.reason == "LinAlgError: caf\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize(("name", "passes"), [("SIGKILL", True), ("SIGTERM", True), ("SIGSEGV", False)])
+def test_a_process_that_breaks_down_would_do_so_again(name, passes):
+    ended = Process.__new__(Process)
+    ended.process = subprocess.Popen(["/bin/sleep", "60"])
+    ended.process.send_signal(getattr(signal, name))
+    assert ended.may_pass == passes
+
+
+def test_a_killed_cell_is_not_finished_and_said_in_sentences(write, tmp_path, monkeypatch):
+    reason, lines = "ended by signal 9, perhaps for want of memory", []
+    killed = Mock(ended=True, status=-9, reason=reason, may_pass=True)
+    monkeypatch.setattr(runner, "Process", lambda *_, **__: killed)
+    board = run_study(write(models=[OUTSIDE]), tmp_path / "out", progress=False, say=lines.append)
+    assert lines[0] == f"theirs on darcy 8, seed 0: not finished: {reason}. The next run tries again."
+    assert board.failures == [f"theirs on darcy 8, seed 0: {reason}"]
 
 
 def test_a_cell_that_ran_out_of_memory_is_tried_again(write, started, tmp_path):

@@ -2,8 +2,9 @@
 
 import errno
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,26 +93,27 @@ def _held(file: Path, folder: Path) -> int | None:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 return None
             raise
-        if not _lock(handle):
+        try:
+            _lock(handle)
+        except BlockingIOError as error:
             os.close(handle)
-            raise DataError(f"{folder} is being written by another process. Wait for it to end.")
+            raise DataError(f"{folder} is being written by another process. Wait for it to end.") from error
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), file.stat()):
                 return handle
         os.close(handle)  # whoever held it has just removed it: others lock another file by now
 
 
-def _lock(handle: int) -> bool:
-    """Return False if someone else holds the lock; file systems and platforms without locks always give it."""
+def _lock(handle: int) -> None:
+    """Raise a BlockingIOError if someone else holds the lock; where there are no locks everyone gets it."""
     try:
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
+        raise
     except (ImportError, OSError):
-        return True
-    return True
+        return
 
 
 def check_file(name: str, path: str | Path) -> Path:
@@ -119,6 +121,15 @@ def check_file(name: str, path: str | Path) -> Path:
     if Path(path).is_dir():
         raise ValueError(f"`{name}` must be a file. Got {str(path)!r}, a folder.")
     return Path(path)
+
+
+def finite(content: Any) -> Any:
+    """Return what strict JSON can hold: numbers that are not finite become ``None``."""
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_json(path: str | Path, content: Any) -> None:

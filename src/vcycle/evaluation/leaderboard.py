@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vcycle._files import finite
 from vcycle.evaluation.benchmark import Row
 
 COLUMNS = {
@@ -164,7 +165,7 @@ class Leaderboard:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description, with every record; what is not finite, as of what diverged, is null."""
-        described: dict[str, Any] = _finite(self._described())
+        described: dict[str, Any] = finite(self._described())
         return described
 
     def _described(self) -> dict[str, Any]:
@@ -193,15 +194,6 @@ class Leaderboard:
 
     def __str__(self) -> str:
         return self.to_markdown().rstrip()
-
-
-def _finite(content: Any) -> Any:
-    """Return what strict JSON can hold."""
-    if isinstance(content, Mapping):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _described(standing: Standing) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from vcycle.errors import lacks_memory
 JOB, LOG = "job.json", "stderr.txt"
 TRY_AGAIN = 75
 """Exit status for what may pass, as in ``sysexits.h``."""
+FROM_OUTSIDE = (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
+"""Signals that are not the process's own doing, as a segmentation fault is."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 CUT_OFF = ("PytorchStreamWriter", "unexpected pos")
 """What PyTorch says of a full disk."""
@@ -50,7 +52,7 @@ class Process:
         self.log = folder / LOG
         with (folder / JOB).open(encoding="utf-8") as told, self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"vcycle.recipes.{module}"],
+                [sys.executable, "-m", f"vcycle.recipes.{module}", str(os.getpid())],
                 stdin=told,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -69,8 +71,8 @@ class Process:
 
     @property
     def may_pass(self) -> bool:
-        """Whether the same job may do better another time."""
-        return self.status < 0 or self.status == TRY_AGAIN
+        """Whether the same job may do better another time: it was ended from outside, or says so."""
+        return self.status == TRY_AGAIN or -self.status in FROM_OUTSIDE
 
     @property
     def reason(self) -> str:
@@ -78,7 +80,8 @@ class Process:
         if self.status < 0:
             perhaps = ", perhaps for want of memory" if -self.status == signal.SIGKILL else ""
             return f"ended by signal {-self.status}{perhaps}"
-        lines = [line.strip() for line in self.log.read_text(encoding="utf-8").splitlines() if line.strip()]
+        said = self.log.read_text(encoding="utf-8", errors="replace")
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
         last = lines[-1] if lines else f"exit status {self.status}"
         return re.sub(r"^(\w+\.)+(?=\w+Error)", "", last)
 
@@ -98,7 +101,8 @@ def work_on(work: Callable[[Any], object]) -> None:
     """
     import torch
 
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    parent = int(sys.argv[1]) if sys.argv[1:] else os.getppid()  # it may have been killed while we imported things
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     try:
         work(json.loads(sys.stdin.read()))

@@ -297,7 +297,7 @@ class _Runner:
         reason = " ".join(process.reason.split())
         if process.may_pass:
             self.lost.setdefault(str(place.folder), {})[place.cell.seed] = reason
-            return f"{place.words}: not finished: {reason} The next run tries again."
+            return f"{place.words}: not finished: {reason.rstrip('.')}. The next run tries again."
         write_json(place.folder / FAILED, {"reason": reason})
         return f"{place.words}: failed: {reason}"
 

@@ -1,6 +1,7 @@
 """Closures of coarse dynamics: networks that stand for what is not resolved, fitted beside the solver or inside it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,9 +10,12 @@ from vcycle import _check
 from vcycle.data import Dataset
 from vcycle.grid import Grid
 from vcycle.problems.lorenz96 import integrate
+from vcycle.training.config import FitConfig
 from vcycle.training.fit import fit
 
 Resolved = Callable[[Tensor], Tensor]
+AS_THEY_ARE: dict[str, Any] = {"input_normaliser": "none", "output_normaliser": "none"}
+"""How a solver takes states, and so its closure."""
 
 
 class ClosedDynamics(nn.Module):
@@ -79,7 +83,8 @@ def fit_offline(model: ClosedDynamics, states: Tensor, targets: Tensor, **traini
     targets
         The unresolved part of their derivative, of the same shape.
     **training
-        Arguments of :func:`vcycle.fit`, which trains: ``epochs``, and what shall not be as usual.
+        Arguments of :func:`vcycle.fit`, which trains: ``epochs``, and what shall not be as usual. Nothing is
+        normalised: a solver takes states as they are.
 
     Returns
     -------
@@ -139,8 +144,8 @@ def _fit(network: nn.Module, inputs: Tensor, outputs: Tensor, training: dict[str
     """Train a network in place, on functions around the ring of variables."""
     ring = Grid((inputs.shape[-1],), centring="vertex", periodic=(True,))
     data = Dataset.from_arrays(inputs, outputs, grid=ring, boundary="periodic")
-    as_they_are = {"input_normaliser": "none", "output_normaliser": "none"}  # which is how a solver takes states
-    usual: dict[str, Any] = {"loss": _mean_square, "config": as_they_are, "progress": False}
-    operator = fit(network, data, **usual | training)
+    config = replace(FitConfig.of(training.get("config")), **AS_THEY_ARE)
+    usual: dict[str, Any] = {"loss": _mean_square, "progress": False}
+    operator = fit(network, data, **usual | training | {"config": config})
     network.load_state_dict(operator.network.state_dict())
     return [row["loss"] for row in operator.history]

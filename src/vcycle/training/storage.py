@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vcycle._files import writing
+from vcycle._files import finite, writing
 from vcycle.errors import CheckpointError
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "operator.json"
@@ -35,7 +34,7 @@ def write_folder(path: Path, description: dict[str, Any], tensors: dict[str, Ten
         raise ValueError(f"`path` must be new or an operator's folder, which is replaced. Got {str(path)!r}.")
     weights = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
     description = description | {"sha256": hashlib.sha256(weights).hexdigest()}
-    description = json.loads(json.dumps(_finite(description), allow_nan=False))  # as it will be read back
+    description = json.loads(json.dumps(finite(description), allow_nan=False))  # as it will be read back
     text = json.dumps(description | {OWN_CHECKSUM: checksum(description)}, indent=2) + "\n"
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path):
@@ -137,12 +136,3 @@ def listed(entries: Sequence[Any], most: int = 5) -> str:
 def one_line(error: BaseException) -> str:
     """Return an error's message as one line without a full stop."""
     return " ".join(str(error).split()).rstrip(".")
-
-
-def _finite(value: Any) -> Any:
-    """Replace numbers that JSON does not know by ``None``."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
