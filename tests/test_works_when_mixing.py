@@ -111,10 +111,10 @@ def test_cost_of_axial_kernels_grows_with_the_points_times_the_sum_of_the_sides(
 
 @pytest.mark.full
 def test_masks_of_the_spectrum_learn_products_of_a_function_and_its_filter():
-    """``u -> u u_x``: AFFNet against AFNO of more weights, 0.0232 to 0.137, 1.5 times or more being claimed.
+    """``u -> u u_x``: AFFNet against AFNO of more weights, 0.0235 to 0.0556, 1.5 times or more being claimed.
 
-    Not the mask alone does it: in the place of AFNO's network of the coefficients, all else the same, it gets to 0.115,
-    1.2 times better (1.5 times at 24 channels, 0.090 to 0.138).
+    The mask does most of it: in the place of AFNO's network of the coefficients, all else the same, it gets to 0.0287,
+    1.9 times better (1.8 times at 24 channels, 0.0361 to 0.0665).
     """
     u = waves(320, 64, 6)
     k = torch.fft.rfftfreq(64, 1 / 64)
@@ -129,7 +129,7 @@ def test_masks_of_the_spectrum_learn_products_of_a_function_and_its_filter():
         train(model, u[:256], v[:256], epochs=40, rate=5e-3 if name == "affnet" else 1e-2)
         errors[name] = error(model, u[256:], v[256:])
     assert errors["mlp"] > 1.5 * errors["affnet"], errors
-    assert errors["mlp"] > 1.1 * errors["mask"], errors
+    assert errors["mlp"] > 1.5 * errors["mask"], errors
     assert errors["affnet"] < 0.028, errors
 
 
