@@ -4,10 +4,13 @@ Run ``python benchmarks/leaderboard_figure.py`` after ``vcycle benchmark benchma
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from vcycle._files import whole
 from vcycle.evaluation.figures import BLUE, GREY, INK, ORANGE
@@ -26,6 +29,17 @@ FAMILIES = {
 def family(label: str) -> str:
     """Return which family a model belongs to, by the first word of its label."""
     return next(name for name, (_, labels) in FAMILIES.items() if label.split()[0] in labels.split())
+
+
+def _thin_out(labels: Sequence[Text]) -> None:
+    """Hide labels that would lie on an earlier one: models come best first, and the table has them all."""
+    shown: list[Bbox] = []
+    for label in labels:
+        place = label.get_window_extent()
+        if any(place.overlaps(other) for other in shown):
+            label.set_visible(False)
+        else:
+            shown.append(place)
 
 
 def main() -> None:
@@ -53,6 +67,9 @@ def main() -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("CPU milliseconds per sample")
     figure.axes[0].legend(fontsize=8, frameon=False)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        _thin_out(axes.texts)
     with mpl.rc_context({"svg.hashsalt": "vcycle"}), whole(HERE.parent / "docs/figures/leaderboard.svg") as partial:
         figure.savefig(partial, format="svg", metadata={"Date": None})
 
