@@ -106,6 +106,7 @@ def test_verdict_and_break_even():
     alone = Benchmark([Row("operator", 1e-9, 1.0), slow], 4, data_seconds=1.0, training_seconds=1.0)
     assert alone.break_even is None
     assert "No classical row reaches" in alone.verdict
+    assert "No winner: with an error of 95.00%" in Benchmark([Row("operator", 0.95, 0.1), slow], 4).verdict
 
 
 def test_helmholtz_has_no_v_cycle_rows():

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 SOLVER_RTOL = 1e-6
 ROUGH_RTOL = 1e-3
 """Of evolutions also: what steps of operators reach."""
+USELESS = 0.5
+"""Relative L2 error from which on no speed makes up for it; zero everywhere has 1."""
 MOST_HALVINGS, MOST_OF_WAVES, FEWEST_POINTS = 2, 3, 8
 """How often the grid of the coarse rivals is halved; Fourier series lose less by it, down to so many points an axis."""
 
@@ -100,6 +102,10 @@ class Benchmark:
     def verdict(self) -> str:
         """One sentence that says who wins, by how much, and from when on."""
         operator, rival = self.rows[0], self.rival
+        if operator.error > USELESS:
+            return (
+                f"No winner: with an error of {operator.error:.2%} the operator is no answer yet. Train it for longer."
+            )
         if rival is None:
             return f"No classical row reaches the operator's error of {operator.error:.2%}."
         ratio = rival.cpu_ms / operator.cpu_ms
